@@ -1,0 +1,29 @@
+"""Checks, on import of any of our packages, that Python and Keras are the ones this project runs on."""
+
+import os
+import sys
+
+PYTHON_VERSIONS = ((3, 10), (3, 13))
+
+
+def require() -> None:
+    """Selects Keras 2 (`tf_keras`) before TensorFlow loads, or explains in one sentence why that is impossible.
+
+    Raises:
+      ImportError: Python is outside 3.10 to 3.13, or TensorFlow was imported first with Keras 3.
+    """
+    lowest, highest = PYTHON_VERSIONS
+    if not lowest <= sys.version_info[:2] <= highest:
+        raise ImportError(
+            f"dgenctr needs Python {lowest[0]}.{lowest[1]} to {highest[0]}.{highest[1]}, and this is Python "
+            f"{sys.version_info[0]}.{sys.version_info[1]}: create the environment with one of those, "
+            "for example `make setup PYTHON=python3.11`."
+        )
+    legacy = os.environ.get("TF_USE_LEGACY_KERAS", "").lower() in ("1", "true")
+    if "tensorflow" in sys.modules and not legacy:
+        raise ImportError(
+            "tensorflow was imported before dgenctr and has selected Keras 3, which tensorflow-recommenders cannot "
+            "use: import dgenctr's packages first, or set TF_USE_LEGACY_KERAS=1 before Python starts."
+        )
+    os.environ["TF_USE_LEGACY_KERAS"] = "1"
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")

@@ -1,0 +1,37 @@
+"""Errors that a user can mend, and the one place that turns them into a paragraph and an exit code."""
+
+import sys
+import textwrap
+import traceback
+from collections.abc import Callable, Sequence
+
+EXIT_USER_ERROR = 2
+
+
+class UserError(Exception):
+    """Something outside the program is wrong: a file, a line, a field, a setting.
+
+    The message names the culprit, what was expected, what was received, and what to do next.
+    """
+
+
+def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command: a `UserError` becomes one paragraph on stderr and exit code 2.
+
+    Any other exception is a defect of ours and keeps its traceback. `--traceback` keeps it for user errors too.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    show_traceback = "--traceback" in argv
+    try:
+        main([argument for argument in argv if argument != "--traceback"])
+    except UserError as error:
+        if show_traceback:
+            traceback.print_exc()
+        else:
+            print(textwrap.fill(f"error: {error}", width=100, break_long_words=False,
+                                break_on_hyphens=False), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    return 0

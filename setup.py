@@ -1,0 +1,43 @@
+"""Package metadata: version ranges here, the exact versions that were tested in requirements.lock."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+setup(
+    name="dgenctr",
+    version="0.1.0",
+    description="Generative click-through-rate prediction: discrete-diffusion pre-training, CTR fine-tuning, TF Serving",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    packages=find_packages(include=["trainer*", "preprocessing*", "serving*"]),
+    package_data={"preprocessing": ["datasets/*.yaml"], "serving": ["config/*"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        "tensorflow>=2.21,<2.22",
+        "tf-keras>=2.21,<2.22",
+        "tensorflow-recommenders>=0.7.7,<0.8",
+        "tensorflow-transform>=1.21,<1.22",
+        "tfx-bsl>=1.21,<1.22",
+        "apache-beam>=2.77,<3",
+        "tensorflow-serving-api>=2.19.1,<2.20",
+        "numpy>=2.0,<3",
+        "pyarrow>=16",
+        "pydantic>=2.7,<3",
+        "pyyaml>=6",
+        "scikit-learn>=1.5",
+        "matplotlib>=3.8",
+        "rich>=13",
+        "tensorboard>=2.20,<2.22",
+        "grpcio>=1.60",
+    ],
+    extras_require={"dev": ["pytest>=8", "ruff>=0.6"]},
+    entry_points={
+        "console_scripts": [
+            "dgenctr-preprocess=preprocessing.task:main",
+            "dgenctr-train=trainer.task:main",
+            "dgenctr-server=serving.server:main",
+            "dgenctr-client=serving.client:main",
+        ]
+    },
+)
