@@ -22,6 +22,7 @@ setup(
         "apache-beam>=2.77,<3",
         "tensorflow-serving-api>=2.19.1,<2.20",
         "numpy>=2.0,<3",
+        "pandas>=2.2,<4",
         "pyarrow>=16",
         "pydantic>=2.7,<3",
         "pyyaml>=6",
