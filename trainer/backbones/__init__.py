@@ -1,0 +1,18 @@
+"""Backbones by name. A backbone maps tokens [B, N+1, d] to a hidden state that the scoring functions read.
+
+The hidden state is [B, N+1, h], one vector a token, or [B, h], one vector that all scoring functions share: a network on
+the concatenated tokens (DCN-V2) has no separate state per token, and repeating it N+1 times would only cost memory.
+"""
+
+import tensorflow as tf
+
+from trainer.backbones.dcn import DcnBackbone
+from trainer.backbones.hstu import HstuBackbone
+from trainer.config import ModelConfig
+
+
+def build_backbone(config: ModelConfig, dropout: float) -> tf.keras.layers.Layer:
+    """The backbone that `config.backbone` names, with the dropout of the stage."""
+    if config.backbone == "dcn":
+        return DcnBackbone(config.dcn, dropout, name="backbone")
+    return HstuBackbone(config.hstu, dropout, name="backbone")

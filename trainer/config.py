@@ -1,0 +1,168 @@
+"""The one configuration of a run: typed, frozen, resolved from defaults, a YAML file and `--set a.b=c`, in that order."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field as Setting, ValidationError, model_validator
+
+from preprocessing.errors import UserError
+from preprocessing.schema import describe_validation_error
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DcnConfig(_Section):
+    """DCN-V2, cross layers beside a deep tower, on the concatenated tokens (arXiv 2008.13535)."""
+
+    cross_layers: int = Setting(3, ge=0)
+    hidden_units: tuple[int, ...] = (400, 400, 400)
+    batch_norm: bool = True
+
+    @model_validator(mode="after")
+    def _has_a_tower(self) -> "DcnConfig":
+        if not self.cross_layers and not self.hidden_units:
+            raise ValueError("dcn needs cross_layers or hidden_units")
+        return self
+
+
+class HstuConfig(_Section):
+    """Pointwise-attention blocks over the set of tokens (arXiv 2402.17152), without causal mask or positions."""
+
+    layers: int = Setting(2, ge=1)
+    heads: int = Setting(2, ge=1)
+    width: int = Setting(64, ge=1, description="Width of the token stream inside the backbone.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "HstuConfig":
+        if self.width % self.heads:
+            raise ValueError(f"hstu.width must be a multiple of hstu.heads, received {self.width} and {self.heads}")
+        return self
+
+
+class ScoringConfig(_Section):
+    """How a field's query vector is scored against the shared table."""
+
+    similarity: Literal["cosine", "dot"] = "cosine"
+    temperature: float = Setting(0.1, gt=0, description="Start value where learned, constant otherwise; cosine only.")
+    learn_temperature: bool = True
+    full_softmax_rows: int = Setting(4096, ge=2, description="Fields up to this many rows use the full softmax.")
+    sampled_candidates: int = Setting(512, ge=1, description="Candidates a larger field draws from the batch.")
+
+
+class ModelConfig(_Section):
+    embedding_dim: int = Setting(16, ge=1)
+    embedding_init: float = Setting(0.01, gt=0, description="Standard deviation of the table's first values.")
+    backbone: Literal["dcn", "hstu"] = "dcn"
+    dcn: DcnConfig = DcnConfig()
+    hstu: HstuConfig = HstuConfig()
+    scoring: ScoringConfig = ScoringConfig()
+
+
+class DiffusionConfig(_Section):
+    """The corruption process of pre-training: masking rate lambda(t) and the distribution of t."""
+
+    schedule: Literal["linear", "cosine", "fixed"] = "linear"
+    time: Literal["discrete", "continuous"] = "discrete"
+    fixed_rate: float = Setting(0.3, gt=0, lt=1, description="The masking rate of schedule `fixed`.")
+
+
+class StageConfig(_Section):
+    """One training stage.
+
+    Attributes:
+      table_decay: L2 coefficient of the rows that a step looks up (see `trainer.optimizers.LazyAdam`).
+      learning_rate_factor: the rate is multiplied by this after every epoch that does not improve the monitor.
+      patience: training stops after so many such epochs.
+    """
+
+    epochs: int = Setting(ge=1)
+    batch_size: int = Setting(4096, ge=2)
+    dropout: float = Setting(0.0, ge=0, lt=1, description="Dropout inside the backbone during this stage.")
+    learning_rate: float = Setting(1e-3, gt=0)
+    table_decay: float = Setting(0.0, ge=0)
+    gradient_norm: float = Setting(10.0, gt=0, description="Gradients are scaled down to this global norm.")
+    learning_rate_factor: float = Setting(0.1, gt=0, le=1)
+    patience: int = Setting(2, ge=1)
+
+
+class PretrainConfig(StageConfig):
+    epochs: int = Setting(10, ge=1)
+    monitor: Literal["loss"] = "loss"
+
+
+class FinetuneConfig(StageConfig):
+    epochs: int = Setting(30, ge=1)
+    dropout: float = Setting(0.2, ge=0, lt=1)
+    monitor: Literal["auc", "logloss"] = "auc"
+
+
+class InputConfig(_Section):
+    shuffle_buffer: int = Setting(200_000, ge=1, description="Records held for shuffling.")
+
+
+class Config(_Section):
+    """A run: seed, network, corruption, the two stages, input."""
+
+    seed: int = Setting(1, ge=0)
+    model: ModelConfig = ModelConfig()
+    diffusion: DiffusionConfig = DiffusionConfig()
+    pretrain: PretrainConfig = PretrainConfig()
+    finetune: FinetuneConfig = FinetuneConfig()
+    input: InputConfig = InputConfig()
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"configuration file {path} does not exist: give the path of a YAML file, or leave --config out for the defaults")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"configuration {path}: expected a mapping of sections, received {type(content).__name__}")
+    return content
+
+
+def _assign(content: dict[str, Any], assignment: str) -> None:
+    """Applies one `a.b=c` to nested mappings in place; c is read as YAML."""
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {assignment!r}: expected KEY=VALUE, for example --set finetune.epochs=5")
+    *sections, last = key.split(".")
+    for section in sections:
+        content = content.setdefault(section, {})
+        if not isinstance(content, dict):
+            raise UserError(f"--set {assignment!r}: {section!r} holds a value, not a section")
+    try:
+        content[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {assignment!r}: the value is not YAML: {' '.join(str(error).split())}") from error
+
+
+def load_config(path: str | Path | None = None, assignments: Sequence[str] = ()) -> Config:
+    """Resolves the configuration of a run.
+
+    Args:
+      path: a YAML file; keys left out keep their defaults.
+      assignments: texts `a.b=c` that override the file.
+
+    Raises:
+      UserError: unknown key, wrong type or forbidden value, with the key, the value and the origin.
+    """
+    content = _read_yaml(Path(path)) if path else {}
+    for assignment in assignments:
+        _assign(content, assignment)
+    try:
+        return Config.model_validate(content)
+    except ValidationError as error:
+        origin = " and ".join(filter(None, [str(path) if path else "", "--set" if assignments else ""])) or "defaults"
+        raise UserError(f"configuration from {origin}: {describe_validation_error(error)}") from error

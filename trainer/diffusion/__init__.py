@@ -1,0 +1,1 @@
+"""Absorbing-state discrete diffusion over a sample: schedule, corruption, loss."""

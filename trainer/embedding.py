@@ -1,0 +1,63 @@
+"""The shared embedding layer: one table for all fields, and the embeddings of masks, the label and the fields themselves."""
+
+import tensorflow as tf
+
+from preprocessing.schema import Schema
+
+
+class SharedEmbedding(tf.keras.layers.Layer):
+    """Turns a sample X = {f_1, ..., f_N, y} and its mask M into N + 1 tokens.
+
+        h_k = (1 - M_k) e(x_k) + M_k m_k + p_k        k = 1..N+1, token N+1 being the label
+
+    e(x_k) of field k is row offset_k + x_k of ONE table of all fields, so that a step needs one gather and one scatter
+    and the table shards by rows. The same rows are the targets that the scoring functions are scored against.
+
+    Args:
+      schema: a resolved schema: N fields with their rows and offsets.
+      dim: width d of all embeddings.
+      stddev: standard deviation of the initial values. The two label embeddings start at unit length instead: their
+        difference scales the click logit, whose gradient would otherwise be almost zero.
+
+    Source: arXiv 2508.14500 (joint modelling of features and label); mask embeddings per field instead of one shared
+    mask are this project's choice, as a shared mask made masked-feature training worse than none in arXiv 2512.14041.
+    """
+
+    def __init__(self, schema: Schema, dim: int, stddev: float, **kwargs):
+        super().__init__(**kwargs)
+        self.num_fields = len(schema.fields)
+        self.dim = dim
+        self._offsets = [field.offset for field in schema.fields]
+        tokens = self.num_fields + 1
+        self.table = self._add_normal("table", schema.table_rows, stddev)
+        self.mask_embeddings = self._add_normal("mask_embeddings", tokens, stddev)
+        self.field_embeddings = self._add_normal("field_embeddings", tokens, stddev)
+        self.label_embeddings = self._add_normal("label_embeddings", 2, dim ** -0.5)
+        self.built = True
+
+    def _add_normal(self, name: str, rows: int, stddev: float) -> tf.Variable:
+        return self.add_weight(name, (rows, self.dim), initializer=tf.keras.initializers.RandomNormal(stddev=stddev))
+
+    def table_rows(self, ids: tf.Tensor) -> tf.Tensor:
+        """Rows of the shared table for local ids [..., N]."""
+        return ids + tf.constant(self._offsets, ids.dtype)
+
+    def lookup(self, rows: tf.Tensor) -> tf.Tensor:
+        """Embeddings [..., d] of rows of the shared table."""
+        return tf.gather(self.table, rows)
+
+    def call(self, ids: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Tokens [B, N+1, d] of ids int [B, N], labels in {0, 1} [B] and mask bool [B, N+1], True where corrupted."""
+        values = tf.concat([
+            self.lookup(self.table_rows(ids)),
+            tf.gather(self.label_embeddings, tf.cast(labels, tf.int32))[:, tf.newaxis],
+        ], axis=1)  # (B, N+1, d)
+        tokens = tf.where(mask[:, :, tf.newaxis], self.mask_embeddings, values)
+        return tokens + self.field_embeddings
+
+    def click_tokens(self, ids: tf.Tensor) -> tf.Tensor:
+        """Tokens [B, N+1, d] of clean features and a masked label: what a click is predicted from."""
+        features = self.lookup(self.table_rows(ids)) + self.field_embeddings[:-1]  # (B, N, d)
+        label = self.mask_embeddings[-1:] + self.field_embeddings[-1:]  # (1, d)
+        label = tf.broadcast_to(label, (tf.shape(ids)[0], 1, self.dim))
+        return tf.concat([features, label], axis=1)  # (B, N+1, d)

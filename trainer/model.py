@@ -1,0 +1,167 @@
+"""DGenCTR: one network that denoises whole samples in pre-training and predicts clicks in fine-tuning."""
+
+from typing import Literal
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_recommenders as tfrs
+
+from preprocessing.errors import UserError
+from preprocessing.schema import Schema
+from trainer.backbones import build_backbone
+from trainer.config import Config
+from trainer.diffusion.corruption import corrupt
+from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, sampled_cross_entropy
+from trainer.embedding import SharedEmbedding
+from trainer.scoring import FieldScoring, LabelScoring
+
+Stage = Literal["pretrain", "finetune"]
+LABEL = "label"
+
+
+class DGenCTR(tfrs.Model):
+    """Discrete diffusion over a sample X = {f_1, ..., f_N, y}, and click prediction with the same parameters.
+
+        pretrain   L = mean over samples of  sum_{k masked} -log p(x_k | visible tokens),   M_k ~ Bernoulli(lambda(t))
+        finetune   L = binary cross-entropy of sigmoid(logit_y), features clean, y always masked
+
+    Both stages own the same variables, so every parameter of the first is loaded into the second.
+
+    Args:
+      schema: a resolved schema.
+      config: the run's configuration.
+      stage: which loss `compute_loss` and `train_step` use, and which dropout the backbone has.
+      frequencies: training count of every table row, int64 [table_rows]; needed to pre-train fields larger than
+        `scoring.full_softmax_rows`.
+      click_rate: training click rate; where the click logit's bias starts.
+
+    Source: arXiv 2508.14500.
+    """
+
+    def __init__(self, schema: Schema, config: Config, stage: Stage = "finetune",
+                 frequencies: np.ndarray | None = None, click_rate: float = 0.5):
+        super().__init__()
+        self.schema = schema
+        self.run_config = config
+        self.stage = stage
+        scoring, dim = config.model.scoring, config.model.embedding_dim
+        stage_config = config.pretrain if stage == "pretrain" else config.finetune
+        self.embedding = SharedEmbedding(schema, dim, config.model.embedding_init, name="embedding")
+        self.backbone = build_backbone(config.model, stage_config.dropout)
+        self.field_scoring = FieldScoring(scoring, len(schema.fields), dim, name="field_scoring")
+        self.label_scoring = LabelScoring(dim, min(max(click_rate, 1e-6), 1 - 1e-6), name="label_scoring")
+        self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
+        self._full = [k for k, rows in enumerate(schema.field_rows) if rows <= scoring.full_softmax_rows]
+        self._frequencies = frequencies
+        if stage == "pretrain" and frequencies is None and len(self._full) < len(schema.fields):
+            raise UserError("pre-training fields with a sampled softmax needs the training frequencies of the data folder")
+        self._build_variables()
+
+    def _build_variables(self) -> None:
+        """Creates every variable of both stages, so that a restored checkpoint always finds its place."""
+        nothing = tf.zeros((1, len(self.schema.fields)), tf.int32)
+        hidden = self.backbone(self.embedding.click_tokens(nothing))
+        self.field_scoring(hidden)
+        self.label_scoring(hidden, self.embedding.label_embeddings)
+
+    # Click prediction.
+
+    def click_logits(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """logit of p(click | features), float [B], for local ids int [B, N]; the label token is always masked."""
+        hidden = self.backbone(self.embedding.click_tokens(ids), training=training)
+        return self.label_scoring(hidden, self.embedding.label_embeddings)
+
+    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """Click probability, float [B], for local ids int [B, N]."""
+        return tf.sigmoid(self.click_logits(ids, training))
+
+    # Losses.
+
+    def loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+        """The stage's loss under "loss", and in pre-training each field's and the label's own under their names.
+
+        Args:
+          batch: "ids" int [B, N], "label" float [B], and in pre-training "seed" int [2], which fixes the masks.
+        """
+        if self.stage == "finetune":
+            logits = self.click_logits(batch["ids"], training)
+            return {"loss": self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])}
+        return self._diffusion_loss_parts(batch, training)
+
+    def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
+        return self.loss_parts(inputs, training)["loss"]
+
+    def _diffusion_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+        ids, labels = batch["ids"], batch["label"]
+        size = tf.shape(ids)[0]
+        mask = corrupt(self.run_config.diffusion, size, len(self.schema.fields) + 1, batch["seed"])  # (B, N+1)
+        hidden = self.backbone(self.embedding(ids, labels, mask), training=training)
+
+        sums = self._field_losses(ids, mask, self.field_scoring(hidden))
+        clicks = tf.nn.sigmoid_cross_entropy_with_logits(
+            labels, self.label_scoring(hidden, self.embedding.label_embeddings))  # (B,)
+        sums[LABEL] = tf.reduce_sum(tf.where(mask[:, -1], clicks, 0.0))
+
+        masked = tf.reduce_sum(tf.cast(mask, tf.float32), axis=0)  # (N+1,)
+        parts = {name: tf.math.divide_no_nan(total, masked[k]) for k, (name, total) in enumerate(sums.items())}
+        return {"loss": tf.add_n(list(sums.values())) / tf.cast(size, tf.float32), **parts}
+
+    def _field_losses(self, ids: tf.Tensor, mask: tf.Tensor, queries: tf.Tensor) -> dict[str, tf.Tensor]:
+        """Summed cross-entropy of each field over the samples in which it is masked, in field order."""
+        keys = self._keys_of_full_fields()
+        losses = {}
+        for k, field in enumerate(self.schema.fields):
+            samples = tf.where(mask[:, k])[:, 0]  # (M,)
+            query = self.field_scoring.as_queries(tf.gather(queries[k], samples))  # (M, d)
+            true = tf.gather(ids[:, k], samples)  # (M,)
+            if k in keys:
+                cross_entropy = full_cross_entropy(tf.matmul(query, keys[k], transpose_b=True), true)
+            else:
+                cross_entropy = self._sampled_loss(k, query, true, ids[:, k])
+            losses[field.name] = tf.reduce_sum(cross_entropy)
+        return losses
+
+    def _keys_of_full_fields(self) -> dict[int, tf.Tensor]:
+        """Keys [V_k, d] of every field with a full softmax, from a single lookup."""
+        if not self._full:
+            return {}
+        fields = [self.schema.fields[k] for k in self._full]
+        rows = np.concatenate([np.arange(field.offset, field.offset + field.rows, dtype=np.int32) for field in fields])
+        keys = self.field_scoring.as_keys(self.embedding.lookup(tf.constant(rows)))
+        return dict(zip(self._full, tf.split(keys, [field.rows for field in fields]), strict=True))
+
+    def _sampled_loss(self, k: int, query: tf.Tensor, true: tf.Tensor, in_batch: tf.Tensor) -> tf.Tensor:
+        """Cross-entropy [M] of field k against the distinct values of the first rows of the (shuffled) batch."""
+        offset = self.schema.fields[k].offset
+        drawn = in_batch[: self.run_config.model.scoring.sampled_candidates]
+        candidates, _ = tf.unique(drawn)  # (C,)
+        counts = self._frequencies[offset:offset + self.schema.fields[k].rows]
+
+        def log_q(values):
+            return inclusion_log_probability(tf.gather(counts, values), counts.sum(), tf.size(drawn))
+
+        def keys(values):
+            return self.field_scoring.as_keys(self.embedding.lookup(values + offset))
+
+        return sampled_cross_entropy(
+            tf.reduce_sum(query * keys(true), axis=1), log_q(true), true,
+            tf.matmul(query, keys(candidates), transpose_b=True), log_q(candidates), candidates)
+
+    # Training.
+
+    @property
+    def stage_variables(self) -> list[tf.Variable]:
+        """What the stage trains, in a fixed order: fine-tuning has no loss that reaches the field scorers."""
+        idle = {id(v) for v in self.field_scoring.variables} if self.stage == "finetune" else set()
+        return [variable for variable in self.trainable_variables if id(variable) not in idle]
+
+    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """One optimizer step. Returns the loss parts and the global norm of the gradient before clipping."""
+        variables = self.stage_variables
+        with tf.GradientTape() as tape:
+            parts = self.loss_parts(batch, training=True)
+        gradients = tape.gradient(parts["loss"], variables)
+        limit = getattr(self.run_config, self.stage).gradient_norm
+        gradients, norm = tf.clip_by_global_norm(gradients, limit)
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        return {**parts, "gradient_norm": norm}
