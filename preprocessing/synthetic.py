@@ -36,7 +36,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from preprocessing import errors
 from preprocessing.errors import UserError
-from preprocessing.schema import CategoricalField, Label, NumericField, Schema, SCHEMA_FILE, TimeSplit
+from preprocessing.schema import SCHEMA_FILE, CategoricalField, Label, NumericField, Schema, TimeSplit
 
 START = 1_767_225_600  # 2026-01-01 00:00 UTC, a Thursday
 START_WEEKDAY = 3
