@@ -34,8 +34,8 @@ clean: ## Remove .venv, the demo's folder and caches
 # The stamp is written last, so that a set-up that was killed is made again.
 $(STAMP): requirements.lock setup.py Makefile
 	@rm -f $@
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 13) else \
-		"error: requirements.lock is for Python 3.11 to 3.13 and $(PYTHON) is %d.%d: install one of those and run make with PYTHON=python3.11" % v)'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v <= (3, 12) else \
+		"error: requirements.lock is for Python 3.11 or 3.12 and $(PYTHON) is %d.%d: install one of those and run make with PYTHON=python3.11" % v)'
 	$(PYTHON) -m venv .venv
 	.venv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	$(UV) pip sync --quiet --require-hashes --compile-bytecode --python .venv/bin/python requirements.lock

@@ -36,6 +36,7 @@ setup(
     entry_points={
         "console_scripts": [
             "dgenctr-preprocess=preprocessing.task:main",
+            "dgenctr-synthetic=preprocessing.synthetic:main",
             "dgenctr-train=trainer.task:main",
             "dgenctr-server=serving.server:main",
             "dgenctr-client=serving.client:main",

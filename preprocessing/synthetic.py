@@ -147,9 +147,9 @@ class Rows:
     logit: np.ndarray
 
 
-def _zipf_cdf(size: int, exponent: float) -> np.ndarray:
+def _zipf(size: int, exponent: float) -> np.ndarray:
     weights = np.arange(1, size + 1, dtype=float) ** -exponent
-    return np.cumsum(weights / weights.sum())
+    return weights / weights.sum()
 
 
 def _draw(cdf: np.ndarray, uniform: np.ndarray) -> np.ndarray:
@@ -164,11 +164,12 @@ def make_population(settings: Settings) -> Population:
     categories = int(np.clip(items // 60, 2, 40))
     brands = max(categories, items // 12)
 
+    activity = _zipf(users, 0.7)
     city_factor = rng.normal(0, 0.45, (CITIES, FACTORS))
     segment_factor = rng.normal(0, 0.6, (len(AGES), len(GENDERS), FACTORS))
     age = rng.choice(len(AGES), users, p=(0.2, 0.3, 0.22, 0.16, 0.12))
     gender = rng.integers(len(GENDERS), size=users)
-    city = _draw(_zipf_cdf(CITIES, 1.0), rng.random(users))
+    city = _draw(np.cumsum(_zipf(CITIES, 1.0)), rng.random(users))
     tier = (rng.random(users) < 0.25 + 0.1 * age).astype(int) + (rng.random(users) < 0.15)
     device = np.where(rng.random(users) < 0.6, age % DEVICES, rng.integers(DEVICES, size=users))
     taste = segment_factor[age, gender] + city_factor[city] + rng.normal(0, 0.65, (users, FACTORS))
@@ -178,7 +179,7 @@ def make_population(settings: Settings) -> Population:
     brand_factor = category_factor[brand_category] + rng.normal(0, 0.5, (brands, FACTORS))
     brand_quality = rng.normal(0, 0.25, brands)
     brand_advertiser = rng.integers(max(1, brands // 4), size=brands)
-    brand = _draw(_zipf_cdf(brands, 0.6), rng.random(items))
+    brand = _draw(np.cumsum(_zipf(brands, 0.6)), rng.random(items))
     category = brand_category[brand]
     category_log_price = rng.normal(3.5, 0.9, categories)[category]
 
@@ -187,15 +188,15 @@ def make_population(settings: Settings) -> Population:
     return Population(
         age=age, gender=gender, city=city, tier=tier, device=device, taste=taste,
         user_bias=rng.normal(0, 0.2, users) + 0.15 * tier + np.linspace(-0.2, 0.2, len(AGES))[age],
-        visit_rate=rng.lognormal(-0.5, 0.8, users),
-        user_cdf=_zipf_cdf(users, 0.7),
+        visit_rate=0.6 * np.sqrt(activity / activity.mean()) * rng.lognormal(0, 0.5, users),
+        user_cdf=np.cumsum(activity),
         category=category, brand=brand, advertiser=brand_advertiser[brand],
         vector=brand_factor[brand] + rng.normal(0, 0.3, (items, FACTORS)),
         quality=brand_quality[brand] + rng.normal(0, 0.25, items),
         log_price=category_log_price + rng.normal(0, 0.5, items),
         category_log_price=category_log_price,
         launched=rng.exponential(90, items),
-        item_cdf=_zipf_cdf(items, 0.8),
+        item_cdf=np.cumsum(_zipf(items, 0.8)),
         category_hour=0.35 * np.cos((hours - peak) * (2 * np.pi / 24)),
         device_daypart_category=rng.normal(0, 0.35, (DEVICES, DAYPARTS, categories)),
         category_drift=rng.normal(-0.1, 0.3, categories),
