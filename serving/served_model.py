@@ -1,0 +1,57 @@
+"""Writes the transform graph and a trained model as one SavedModel."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Protocol
+
+import tensorflow as tf
+import tensorflow_transform as tft
+
+from preprocessing.schema import Schema
+from serving.signatures import (
+    DEFAULT_SIGNATURE,
+    EXAMPLES_INPUT,
+    LOGIT_OUTPUT,
+    NAMED_SIGNATURE,
+    PROBABILITY_OUTPUT,
+    parse_raw_examples,
+    raw_dtypes,
+)
+
+
+class ClickModel(Protocol):
+    """What export needs of a trained model."""
+
+    schema: Schema
+
+    def click_logits(self, ids: tf.Tensor) -> tf.Tensor:
+        """int ids `[B, F]`, local to each field -> float32 logits `[B]`; callable inside a tf.function."""
+
+
+def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
+    """Saves raw features -> transform graph of `data_dir` -> `model` under the signatures of `serving.signatures`.
+
+    Only the variables that a click prediction reads are written: optimizer and generative heads stay behind.
+    """
+    module = tf.Module(name="dgenctr")
+    module.transform = tft.TFTransformOutput(str(data_dir)).transform_features_layer()
+    dtypes = raw_dtypes(model.schema)
+
+    def score(features):
+        ids = module.transform(features)["ids"]  # (B, F)
+        logit = model.click_logits(ids)  # (B,)
+        return {PROBABILITY_OUTPUT: tf.sigmoid(logit), LOGIT_OUTPUT: logit}
+
+    score_examples = tf.function(lambda examples: score(parse_raw_examples(examples, dtypes)))
+    named = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
+    signatures = {
+        DEFAULT_SIGNATURE: score_examples.get_concrete_function(tf.TensorSpec([None], tf.string, name=EXAMPLES_INPUT)),
+        NAMED_SIGNATURE: tf.function(score).get_concrete_function(named),
+    }
+    module.click_variables = _variables_read_by(signatures.values())
+    tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _variables_read_by(functions: Iterable[Callable]) -> list[tf.Variable]:
+    variables = [variable for function in functions for variable in function.graph.variables]
+    return list({variable.ref(): variable for variable in variables}.values())
