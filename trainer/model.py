@@ -64,6 +64,18 @@ class DGenCTR(tfrs.Model):
         self.field_scoring(hidden)
         self.label_scoring(hidden, self.embedding.label_embeddings)
 
+    @property
+    def parts(self) -> tuple[tf.keras.layers.Layer, ...]:
+        return self.embedding, self.backbone, self.field_scoring, self.label_scoring
+
+    def named_variables(self) -> dict[str, tf.Variable]:
+        """Every variable under a name that is the same in both stages and in every process."""
+        return {
+            f"{part.name}:{number:02d}:{variable.name.split('/')[-1].removesuffix(':0')}": variable
+            for part in self.parts
+            for number, variable in enumerate(part.weights)
+        }
+
     # Click prediction.
 
     def click_logits(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:

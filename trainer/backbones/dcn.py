@@ -29,9 +29,7 @@ class DcnBackbone(tf.keras.layers.Layer):
             self._deep.append(tf.keras.layers.Dense(units))
             if config.batch_norm:
                 self._deep.append(tf.keras.layers.BatchNormalization(**BATCH_NORM))
-            self._deep.append(tf.keras.layers.ReLU())
-            if dropout:
-                self._deep.append(tf.keras.layers.Dropout(dropout))
+            self._deep += [tf.keras.layers.ReLU(), tf.keras.layers.Dropout(dropout)]
 
     def call(self, tokens: tf.Tensor, training: bool = False) -> tf.Tensor:
         start = tf.reshape(tokens, (-1, tokens.shape[1] * tokens.shape[2]))  # (B, (N+1) d)

@@ -1,0 +1,284 @@
+"""The training program of one stage, top to bottom: data, model, what to start from, epochs, best checkpoint."""
+
+import importlib.metadata
+import json
+import math
+import platform
+import time
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.table import Table
+
+from preprocessing.errors import UserError
+from preprocessing.schema import SCHEMA_FILE
+from trainer.checkpoints import (
+    CONFIG_FILE,
+    StageCheckpoints,
+    TrainingState,
+    differences,
+    restore_model,
+    restore_optimizer,
+    write_atomically,
+)
+from trainer.config import Config, StageConfig
+from trainer.input import DataFolder, evaluation_batches, steps_per_epoch, training_batches
+from trainer.metrics import Predictions, click_metrics
+from trainer.model import DGenCTR, Stage
+from trainer.optimizers import build_optimizer, set_learning_rate
+from trainer.progress import StepProgress
+
+PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
+TENSORBOARD_EVERY = 10
+VALIDATION_SEED = 7
+SMALLER_IS_BETTER = ("loss", "logloss")
+
+
+def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | Path, from_scratch: bool = False) -> None:
+    """Runs one stage to its end, continuing where an earlier call stopped.
+
+    Args:
+      stage: "pretrain" or "finetune".
+      config: the resolved configuration.
+      data_dir: a finished data folder.
+      model_dir: where checkpoints, history and TensorBoard events go.
+      from_scratch: fine-tune from random parameters although there is no (or despite a) pre-trained checkpoint.
+    """
+    # Data and configuration.
+    data = DataFolder.open(data_dir)
+    checkpoints = StageCheckpoints(model_dir, stage)
+    stage_config: StageConfig = getattr(config, stage)
+    _refuse_other_run(checkpoints, config, data, Path(model_dir))
+
+    # Model and optimizer.
+    tf.keras.utils.set_random_seed(config.seed)
+    manifest = data.manifest["splits"]["train"]
+    click_rate = manifest["positives"] / max(manifest["rows"], 1)
+    model = DGenCTR(data.schema, config, stage, data.frequencies, click_rate)
+    model.optimizer = build_optimizer(model, stage_config.learning_rate, stage_config.table_decay)
+    state = TrainingState(learning_rate=stage_config.learning_rate)
+
+    # What to start from, in this order:
+    # 1. the stage's own last checkpoint: continue;
+    # 2. fine-tuning with --from_scratch, or pre-training: random parameters;
+    # 3. fine-tuning: every parameter of the best pre-trained checkpoint.
+    if last := checkpoints.last():
+        restore_model(model, last)
+        restore_optimizer(model.optimizer, last)
+        state = checkpoints.state(last)
+        print(f"{stage}: continuing after epoch {state.epoch} from {last}")
+    elif stage == "finetune" and not from_scratch:
+        _transfer(model, config, StageCheckpoints(model_dir, "pretrain"))
+    else:
+        print(f"{stage}: starting from random parameters")
+    _write_run_files(checkpoints, config, data, Path(model_dir))
+
+    # Epochs.
+    _Run(model, config, data, checkpoints, state).run()
+
+
+def _refuse_other_run(checkpoints: StageCheckpoints, config: Config, data: DataFolder, model_dir: Path) -> None:
+    """A model folder belongs to one configuration and one schema; anything else is named and refused."""
+    if not checkpoints.last():
+        return
+    changed = differences(checkpoints.config(), config, checkpoints.stage)
+    if changed:
+        raise UserError(
+            f"model folder {model_dir} holds a {checkpoints.stage} run of another configuration ({'; '.join(changed)}): "
+            "give the stored configuration, or another --model_dir")
+    if (model_dir / SCHEMA_FILE).read_text(encoding="utf-8") != data.schema.to_yaml():
+        raise UserError(
+            f"model folder {model_dir} was trained on data with another schema than {data.path}: give the data folder it "
+            "was trained on, or another --model_dir")
+
+
+def _transfer(model: DGenCTR, config: Config, pretrained: StageCheckpoints) -> None:
+    best = pretrained.best()
+    if best is None:
+        raise UserError(
+            f"no pre-trained checkpoint in {pretrained.stage_dir}: run `python -m trainer.task --stage=pretrain` with the same "
+            "--model_dir first, or train without pre-training by adding --from_scratch")
+    if pretrained.config().model != config.model:
+        changed = [line for line in differences(pretrained.config(), config, "pretrain") if line.startswith("model.")]
+        raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
+                        "fine-tune with the configuration it was pre-trained with")
+    parameters = restore_model(model, best)
+    table = Table(title=f"Transferred from {best}: {parameters:,} parameters, all of them", title_justify="left")
+    table.add_column("part")
+    table.add_column("variables", justify="right")
+    table.add_column("parameters", justify="right")
+    for part in model.parts:
+        count = sum(int(tf.size(variable)) for variable in part.weights)
+        table.add_row(part.name, str(len(part.weights)), f"{count:,}")
+    Console().print(table)
+
+
+def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFolder, model_dir: Path) -> None:
+    checkpoints.stage_dir.mkdir(parents=True, exist_ok=True)
+    write_atomically(checkpoints.stage_dir / CONFIG_FILE, config.to_yaml())
+    write_atomically(model_dir / CONFIG_FILE, config.to_yaml())
+    write_atomically(model_dir / SCHEMA_FILE, data.schema.to_yaml())
+    environment = {
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "data_folder": str(data.path),
+        "data_rows": {split: content["rows"] for split, content in data.manifest["splits"].items()},
+    }
+    write_atomically(model_dir / "environment.json", json.dumps(environment, indent=2))
+
+
+class _Run:
+    """The epochs of a stage. `state` is all that changes beside the variables."""
+
+    def __init__(self, model: DGenCTR, config: Config, data: DataFolder, checkpoints: StageCheckpoints, state: TrainingState):
+        self._model = model
+        self._config = config
+        self._data = data
+        self._checkpoints = checkpoints
+        self._state = state
+        self._stage: Stage = checkpoints.stage
+        self._stage_config: StageConfig = getattr(config, self._stage)
+        self._batch_size = min(self._stage_config.batch_size, data.rows("train"))
+        self._train_step = tf.function(model.train_step, reduce_retracing=True)
+        self._events = tf.summary.create_file_writer(str(checkpoints.stage_dir / "tensorboard"))
+
+    def run(self) -> None:
+        state, start = self._state, time.monotonic()
+        if state.finished or state.epoch >= self._stage_config.epochs:
+            print(f"{self._stage}: already finished after epoch {state.epoch}; nothing to do")
+            return
+        set_learning_rate(self._model.optimizer, state.learning_rate)
+        while state.epoch < self._stage_config.epochs and not state.finished:
+            self._epoch()
+        self._close(time.monotonic() - start)
+
+    def _epoch(self) -> None:
+        state, start = self._state, time.monotonic()
+        trained = self._train_epoch()
+        training_seconds = time.monotonic() - start
+        valid = validate(self._model, self._data)
+        state.epoch += 1
+        improved = self._judge(valid[self._stage_config.monitor])
+        state.history.append({
+            "epoch": state.epoch, "step": state.step, "learning_rate": state.learning_rate,
+            "train": trained, "valid": valid,
+            "training_seconds": training_seconds, "validation_seconds": time.monotonic() - start - training_seconds,
+        })
+        if not improved:
+            state.learning_rate *= self._stage_config.learning_rate_factor
+            set_learning_rate(self._model.optimizer, state.learning_rate)
+            state.finished = state.stale_epochs >= self._stage_config.patience
+        self._checkpoints.save(self._model, self._model.optimizer, state, improved)
+        self._record(valid)
+        self._print_epoch(improved)
+
+    def _train_epoch(self) -> dict[str, float]:
+        """One pass over the training split; returns the mean of every loss part and of the gradient norm."""
+        state = self._state
+        batches = training_batches(self._data, self._batch_size, self._config.seed, state.epoch,
+                                   self._config.input.shuffle_buffer)
+        title = f"{self._stage} epoch {state.epoch + 1}/{self._stage_config.epochs}"
+        progress = StepProgress(title, steps_per_epoch(self._data, self._batch_size), self._batch_size)
+        sums: dict[str, float] = {}
+        for batch in progress.track(batches):
+            batch["seed"] = tf.constant([self._config.seed, state.step])
+            parts = {name: float(value) for name, value in self._train_step(batch).items()}
+            state.step += 1
+            self._require_finite(parts)
+            progress.loss = parts["loss"]
+            for name, value in parts.items():
+                sums[name] = sums.get(name, 0.0) + value
+            if state.step % TENSORBOARD_EVERY == 0:
+                self._record_step(parts, progress)
+        return {name: total / progress.done for name, total in sums.items()}
+
+    def _require_finite(self, parts: dict[str, float]) -> None:
+        broken = [name for name, value in parts.items() if not math.isfinite(value)]
+        if broken:
+            raise UserError(
+                f"{self._stage} step {self._state.step}: {', '.join(broken)} is not finite; the last good checkpoint is kept. "
+                f"Lower {self._stage}.learning_rate (now {self._state.learning_rate:g}) or {self._stage}.gradient_norm "
+                f"(now {self._stage_config.gradient_norm:g})")
+
+    def _judge(self, value: float | None) -> bool:
+        """Compares the monitor with the best so far and counts stale epochs. Returns whether it improved."""
+        monitor, state = self._stage_config.monitor, self._state
+        if value is None:
+            raise UserError(f"the validation split has only one class, so finetune.monitor={monitor} is undefined: "
+                            "validate on more rows, or use --set finetune.monitor=logloss")
+        score = -value if monitor in SMALLER_IS_BETTER else value
+        improved = score > state.best
+        if improved:
+            state.best, state.best_epoch, state.stale_epochs = score, state.epoch, 0
+        else:
+            state.stale_epochs += 1
+        return improved
+
+    def _record_step(self, parts: dict[str, float], progress: StepProgress) -> None:
+        with self._events.as_default(step=self._state.step):
+            for name, value in parts.items():
+                tf.summary.scalar(f"train/{name}", value)
+            tf.summary.scalar("train/learning_rate", self._state.learning_rate)
+            tf.summary.scalar("train/samples_per_second", progress.samples_per_second)
+
+    def _record(self, valid: dict) -> None:
+        with self._events.as_default(step=self._state.step):
+            for name, value in valid.items():
+                if value is not None:
+                    tf.summary.scalar(f"valid/{name}", value)
+        self._events.flush()
+
+    def _print_epoch(self, improved: bool) -> None:
+        record = self._state.history[-1]
+        rate = steps_per_epoch(self._data, self._batch_size) * self._batch_size / record["training_seconds"]
+        shown = {name: record["valid"][name] for name in ("loss", "auc", "logloss") if record["valid"].get(name) is not None}
+        values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
+        print(f"{self._stage} epoch {record['epoch']}/{self._stage_config.epochs}  {rate:,.0f} samples/s  "
+              f"train loss {record['train']['loss']:.4f}  valid {values}{'  *' if improved else ''}", flush=True)
+
+    def _close(self, seconds: float) -> None:
+        state = self._state
+        best = next(record["valid"] for record in state.history if record["epoch"] == state.best_epoch)
+        table = Table(title=f"{self._stage} finished in {seconds:.0f} s", title_justify="left", show_header=False)
+        table.add_row("epochs, steps", f"{state.epoch}, {state.step}")
+        table.add_row("best epoch", f"{state.best_epoch} (by valid {self._stage_config.monitor})")
+        for name in ("loss", "auc", "logloss", "calibration_bias"):
+            if best.get(name) is not None:
+                table.add_row(f"valid {name}", f"{best[name]:.5f}")
+        table.add_row("checkpoint", str(self._checkpoints.best()))
+        Console().print(table)
+
+
+def predict(model: DGenCTR, data: DataFolder, split: str) -> Predictions:
+    """Click logits of a whole split, in file order."""
+    click_logits = tf.function(model.click_logits, reduce_retracing=True)
+    labels, logits, groups = [], [], []
+    for batch in evaluation_batches(data, split):
+        labels.append(batch["label"].numpy())
+        logits.append(click_logits(batch["ids"]).numpy())
+        if "group" in batch:
+            groups.append(batch["group"].numpy())
+    return Predictions(np.concatenate(labels), np.concatenate(logits), np.concatenate(groups) if groups else None)
+
+
+def diffusion_losses(model: DGenCTR, data: DataFolder, split: str) -> dict[str, float]:
+    """Loss parts of pre-training over a split with the same masks at every call, averaged by rows."""
+    loss_parts = tf.function(lambda batch: model.loss_parts(batch, training=False), reduce_retracing=True)
+    sums, rows = {}, 0
+    for number, batch in enumerate(evaluation_batches(data, split, batch_size=4096)):
+        batch["seed"] = tf.constant([VALIDATION_SEED, number])
+        size = int(batch["label"].shape[0])
+        rows += size
+        for name, value in loss_parts(batch).items():
+            sums[name] = sums.get(name, 0.0) + float(value) * size
+    return {name: total / rows for name, total in sums.items()}
+
+
+def validate(model: DGenCTR, data: DataFolder) -> dict[str, float | int | None]:
+    """Click metrics on the validation split, and in pre-training the diffusion losses beside them."""
+    metrics = click_metrics(predict(model, data, "valid"))
+    if model.stage == "pretrain":
+        metrics |= diffusion_losses(model, data, "valid")
+    return metrics

@@ -1,0 +1,65 @@
+"""What a person sees while steps run: a live bar on a terminal, a line now and then elsewhere."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class StepProgress:
+    """Counts steps, and shows samples a second, the loss and the time left.
+
+    Args:
+      title: what is running, for example "pretrain epoch 2/10".
+      steps: steps in all.
+      samples_per_step: batch size.
+    """
+
+    def __init__(self, title: str, steps: int, samples_per_step: int):
+        self._title = title
+        self._steps = steps
+        self._samples_per_step = samples_per_step
+        self._live = sys.stdout.isatty()
+        self.loss = float("nan")
+        self.seconds = 0.0
+        self.done = 0
+
+    @property
+    def samples_per_second(self) -> float:
+        return self.done * self._samples_per_step / max(self.seconds, 1e-9)
+
+    def track(self, batches: Iterable) -> Iterator:
+        """Yields the batches and reports between them."""
+        return self._with_bar(batches) if self._live else self._with_lines(batches)
+
+    def _timed(self, batches: Iterable) -> Iterator:
+        start = time.monotonic()
+        for batch in batches:
+            yield batch
+            self.done += 1
+            self.seconds = time.monotonic() - start
+
+    def _status(self) -> str:
+        return f"{self.samples_per_second:,.0f} samples/s  loss {self.loss:.4f}"
+
+    def _with_bar(self, batches: Iterable) -> Iterator:
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+                   TextColumn("{task.fields[status]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        with Progress(*columns, console=Console(), transient=True) as bar:
+            task = bar.add_task(self._title, total=self._steps, status="")
+            for batch in self._timed(batches):
+                yield batch
+                bar.update(task, advance=1, status=self._status())
+
+    def _with_lines(self, batches: Iterable) -> Iterator:
+        shown = time.monotonic()
+        for batch in self._timed(batches):
+            yield batch
+            if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
+                shown = time.monotonic()
+                left = self.seconds / max(self.done, 1) * (self._steps - self.done)
+                print(f"{self._title}  step {self.done}/{self._steps}  {self._status()}  {left:.0f} s left", flush=True)

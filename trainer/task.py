@@ -1,0 +1,81 @@
+"""Trains, evaluates and exports: `python -m trainer.task --stage=pretrain --data_dir DATA --model_dir MODEL`."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocessing import errors
+from trainer.config import Config, load_config
+
+STAGES = ("pretrain", "finetune", "evaluate", "export", "all")
+EXAMPLES = """stages:
+  pretrain   learn the joint distribution of features and click by discrete diffusion
+  finetune   load every pre-trained parameter and learn click prediction
+  evaluate   metrics, plots and REPORT.md of the fine-tuned model on a split
+  export     publish the fine-tuned model as the next version of a SavedModel for TF Serving
+  all        the four of them in this order
+
+examples:
+  python -m trainer.task --stage=all --data_dir data --model_dir model
+  python -m trainer.task --stage=finetune --from_scratch --data_dir data --model_dir baseline
+  python -m trainer.task --stage=pretrain --data_dir data --model_dir model --config configs/frappe.yaml \\
+      --set model.backbone=hstu --set pretrain.epochs=20
+
+A call that finds checkpoints in the model folder continues after the last finished epoch."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer.task", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--stage", required=True, choices=STAGES, help="what to do (see below)")
+    parser.add_argument("--data_dir", required=True, help="data folder written by `python -m preprocessing.task`")
+    parser.add_argument("--model_dir", required=True, help="model folder: checkpoints, history, TensorBoard events, report")
+    parser.add_argument("--config", help="YAML file of settings; what it leaves out keeps its default")
+    parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="A.B=C",
+                        help="override one setting; may be repeated")
+    parser.add_argument("--from_scratch", action="store_true", help="fine-tune from random parameters, without pre-training")
+    parser.add_argument("--split", default="test", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
+    parser.add_argument("--export_dir", help="model base path of the exported versions (default: MODEL_DIR/export/NAME)")
+    parser.add_argument("--print_config", action="store_true", help="print the resolved configuration first")
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def run_stage(stage: str, arguments: argparse.Namespace, config: Config) -> None:
+    if stage in ("pretrain", "finetune"):
+        from trainer.loop import train
+
+        train(stage, config, arguments.data_dir, arguments.model_dir, arguments.from_scratch)
+    elif stage == "evaluate":
+        from trainer.evaluate import evaluate
+
+        evaluate(arguments.data_dir, arguments.model_dir, arguments.split)
+    else:
+        from preprocessing.schema import load_data_folder_schema
+        from serving.export import export
+
+        name = load_data_folder_schema(arguments.data_dir).name
+        base_path = Path(arguments.export_dir or Path(arguments.model_dir) / "export" / name)
+        export(Path(arguments.model_dir), Path(arguments.data_dir), base_path)
+
+
+def run(argv: Sequence[str]) -> None:
+    arguments = build_parser().parse_args(argv)
+    config = load_config(arguments.config, arguments.assignments)
+    if arguments.print_config:
+        print(config.to_yaml())
+    if arguments.stage != "all":
+        run_stage(arguments.stage, arguments, config)
+        return
+    for stage in STAGES[:-1]:
+        if not (stage == "pretrain" and arguments.from_scratch):
+            run_stage(stage, arguments, config)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return errors.run(run, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
