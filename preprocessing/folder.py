@@ -1,0 +1,130 @@
+"""Folders and files that are either whole or not there."""
+
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from preprocessing.errors import UserError
+from preprocessing.schema import MANIFEST_FILE
+
+
+@contextmanager
+def replaced_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; on success it is flushed to the disk and renamed to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        os.chmod(temporary, 0o666 & ~_umask())
+        _flush(Path(temporary))
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+    """Yields an empty sibling folder of `output`, which becomes `output` if the block ends without an error.
+
+    What killed runs left behind is removed first. While the block runs, no other run can write the same output.
+
+    Raises:
+      UserError: `output` is finished and `overwrite` is false, is not a data folder, or is being written by another run.
+    """
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    _recover(output)
+    _check_free(output, overwrite)
+    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
+    os.chmod(partial, 0o777 & ~_umask())
+    lock = _lock(partial)
+    try:
+        yield partial
+        for leftover in partial.rglob(".*"):
+            leftover.unlink() if leftover.is_file() else shutil.rmtree(leftover)
+        _publish(partial, output)
+    finally:
+        os.close(lock)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _check_free(output: Path, overwrite: bool) -> None:
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not (output / MANIFEST_FILE).is_file():
+        raise UserError(
+            f"--output {output} exists and is not a data folder (it has no {MANIFEST_FILE}), so it is left alone: "
+            "choose another path or remove it yourself"
+        )
+    if not overwrite:
+        raise UserError(
+            f"--output {output} is already a finished data folder: nothing was done; choose another path, or add "
+            "--overwrite to replace it"
+        )
+
+
+def _recover(output: Path) -> None:
+    """Removes unfinished folders of killed runs; a finished folder set aside by a killed replacement is put back."""
+    for partial in output.parent.glob(f".{_escaped(output.name)}.partial-*"):
+        try:
+            os.close(_lock(partial))
+        except BlockingIOError:
+            raise UserError(
+                f"--output {output} is being written by another run (its working folder is {partial}): wait for it or "
+                "choose another path"
+            ) from None
+        shutil.rmtree(partial)
+    for replaced in output.parent.glob(f".{_escaped(output.name)}.replaced-*"):
+        if output.exists():
+            shutil.rmtree(replaced)
+        else:
+            os.rename(replaced, output)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _lock(folder: Path) -> int:
+    """Locks a folder until the returned handle is closed or the process ends, however it ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def _publish(partial: Path, output: Path) -> None:
+    for path in partial.rglob("*"):
+        _flush(path)
+    _flush(partial)
+    replaced = None
+    if output.exists() and any(output.iterdir()):
+        replaced = output.parent / partial.name.replace(".partial-", ".replaced-")
+        os.rename(output, replaced)
+    os.rename(partial, output)
+    _flush(output.parent)
+    if replaced:
+        shutil.rmtree(replaced)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,130 @@
+"""What a worker writes for one descriptor: shards of records, sample rows, rejected rows."""
+
+import hashlib
+import json
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import tensorflow as tf
+
+from preprocessing.folder import replaced_file
+from preprocessing.records import serialize_records
+from preprocessing.rows import Rows
+from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW
+from preprocessing.sources import Descriptor, Rejection
+from preprocessing.splits import VALID
+
+REJECTED = "rejected"
+
+
+class Shards:
+    """The shards of a descriptor, one a split that its rows may belong to. Use as a context manager.
+
+    A shard gets its name when the block ends without an error.
+    """
+
+    def __init__(self, folder: Path, descriptor: Descriptor, compression: str, fields: int):
+        self._folder, self._descriptor, self._compression = folder, descriptor, compression
+        self._stack = ExitStack()
+        self._writers: dict[int, tf.io.TFRecordWriter] = {}
+        self._temporary: dict[int, Path] = {}
+        self.missing = np.zeros([len(SPLITS), fields], np.int64)
+        self.unknown = np.zeros([len(SPLITS), fields], np.int64)
+        self.files: dict[str, dict] = {}
+
+    def __enter__(self) -> "Shards":
+        for split, name in enumerate(SPLITS):
+            if self._descriptor.split in (None, name):
+                temporary = self._stack.enter_context(replaced_file(self._folder / self._relative(name)))
+                self._temporary[split] = temporary
+                options = tf.io.TFRecordOptions(compression_type=self._compression)
+                self._writers[split] = self._stack.enter_context(tf.io.TFRecordWriter(str(temporary), options))
+                self.files[name] = {"path": self._relative(name), "rows": 0}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for split, writer in self._writers.items():
+            writer.close()
+            path = self._temporary[split]
+            with path.open("rb") as stream:
+                digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            self.files[SPLITS[split]] |= {"bytes": path.stat().st_size, "sha256": digest}
+        self._stack.__exit__(*error)
+
+    def _relative(self, split: str) -> str:
+        one = self._descriptor
+        return f"{split}/part-{one.index:05d}-of-{one.total:05d}.tfrecord{'.gz' if self._compression else ''}"
+
+    def write(self, split: np.ndarray, ids: np.ndarray, records: pa.Array) -> None:
+        """Writes serialized records [rows] to the shards of their splits, int8 [rows]; counts ids [rows, F] 0 and 1."""
+        for code, writer in self._writers.items():
+            mask = split == code
+            self.missing[code] += (ids[mask] == MISSING_ROW).sum(axis=0)
+            self.unknown[code] += (ids[mask] == UNKNOWN_ROW).sum(axis=0)
+            self.files[SPLITS[code]]["rows"] += int(mask.sum())
+            for record in records.filter(pa.array(mask)).to_pylist():
+                writer.write(record)
+
+
+class Samples:
+    """The first validation rows of a descriptor: as a server receives them, and as training reads them."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self._raw: list[bytes] = []
+        self._records: list[bytes] = []
+
+    def add(self, rows: Rows, records: pa.Array) -> None:
+        chosen = np.flatnonzero(rows.split == VALID)[:self._limit - len(self._raw)]
+        self._records += records.take(pa.array(chosen, pa.int64())).to_pylist()
+        self._raw += [_raw_example(rows, row).SerializeToString(deterministic=True) for row in chosen]
+
+    def write(self, raw_path: Path, records_path: Path) -> None:
+        write_tfrecord(raw_path, self._raw)
+        write_tfrecord(records_path, self._records)
+
+
+def _raw_example(rows: Rows, row: int) -> tf.train.Example:
+    example = tf.train.Example()
+    for name, column in rows.features.items():
+        if isinstance(column, pa.Array):
+            example.features.feature[name].bytes_list.value.append(column[row].as_py().encode())
+        elif not np.isnan(column[row]):
+            example.features.feature[name].float_list.value.append(column[row])
+    return example
+
+
+def write_tfrecord(path: Path, records: list[bytes]) -> None:
+    with replaced_file(path) as temporary, tf.io.TFRecordWriter(str(temporary)) as writer:
+        for record in records:
+            writer.write(record)
+
+
+def read_tfrecord(path: Path) -> list[bytes]:
+    return [record.numpy() for record in tf.data.TFRecordDataset(str(path))]
+
+
+class RejectedRows:
+    """The malformed rows of a descriptor, one JSON object a line; no file where there are none. A context manager."""
+
+    def __init__(self, folder: Path, descriptor: Descriptor):
+        self._path = folder / REJECTED / f"{descriptor.name}.jsonl"
+        self._file = descriptor.path
+        self._stack = ExitStack()
+        self._stream = None
+
+    def __enter__(self) -> "RejectedRows":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._stack.__exit__(*error)
+
+    def write(self, rejections: list[Rejection]) -> None:
+        if rejections and self._stream is None:
+            temporary = self._stack.enter_context(replaced_file(self._path))
+            self._stream = self._stack.enter_context(temporary.open("w", encoding="utf-8"))
+        for rejection in rejections:
+            content = {"file": self._file, **rejection._asdict()}
+            self._stream.write(json.dumps(content, ensure_ascii=False) + "\n")

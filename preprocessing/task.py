@@ -1,0 +1,91 @@
+"""`python -m preprocessing.task`: a raw click log to a data folder."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocessing import errors
+from preprocessing.datasets import RECIPES
+from preprocessing.errors import UserError
+from preprocessing.schema import load_schema
+
+_EXAMPLES = """\
+examples:
+  CSV files with a header, described by a schema:
+    python -m preprocessing.task --input 'logs/*.csv.gz' --schema schema.yaml --output data
+  a public data set, from a folder with its publisher's files:
+    python -m preprocessing.task --dataset=frappe --input=frappe --output=data
+  both cores of a small machine (any option of Apache Beam may be added):
+    python -m preprocessing.task ... --direct_running_mode=multi_processing --direct_num_workers=2
+
+a minimal schema.yaml:
+    name: shop
+    label: {column: clicked}
+    split: {by: hash, key: [user_id]}
+    fields:
+      - {name: user_id, kind: categorical}
+      - {name: item_id, kind: categorical, min_count: 2}
+      - {name: price, kind: numeric}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return errors.run(_main, argv)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m preprocessing.task", description=_DESCRIPTION, epilog=_EXAMPLES, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--schema", type=Path, metavar="FILE", help="YAML description of the log: label, fields, split")
+    recipes = "; ".join(f"{name}: {recipe.title} ({recipe.how_to_get}; {recipe.terms})" for name, recipe in RECIPES.items())
+    source.add_argument("--dataset", choices=RECIPES, help=f"a public data set instead of a schema. {recipes}")
+    parser.add_argument("--input", nargs="+", required=True, metavar="GLOB",
+                        help="CSV or TSV files, plain or gzipped; the folder, where the schema splits by files or with --dataset")
+    parser.add_argument("--output", type=Path, required=True, metavar="DIR",
+                        help="the data folder to write; it appears only when it is finished")
+    parser.add_argument("--compression", choices=("none", "gzip"), default="none",
+                        help="of the records: gzip is about 3 times smaller and 2 times slower to read (default: none)")
+    parser.add_argument("--max_rejected_share", type=float, default=0.01, metavar="SHARE",
+                        help="fail if more than this share of the rows is malformed (default: 0.01); malformed rows are "
+                             "listed in DIR/rejected")
+    parser.add_argument("--overwrite", action="store_true", help="replace a finished data folder, in one step at the end")
+    parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
+    return parser
+
+
+_DESCRIPTION = """\
+Reads click logs and writes what training and serving need: vocabularies and quantile
+buckets (from the training split only), packed TFRecords of ids, statistics, and the
+transform graph that is later part of the served model.
+"""
+
+
+def _main(argv: Sequence[str]) -> None:
+    flags, beam_flags = _parser().parse_known_args(argv)
+    if not 0 <= flags.max_rejected_share <= 1:
+        raise UserError(f"--max_rejected_share: expected a share from 0 to 1, received {flags.max_rejected_share}")
+    schema = load_schema(flags.schema) if flags.schema else RECIPES[flags.dataset].resolve(Path(flags.input[0]))
+    # TensorFlow and Beam take seconds to import: after everything that can be checked without them.
+    from preprocessing.sources import find_files
+    descriptors = find_files(flags.input, schema)
+    from rich.console import Console
+
+    from preprocessing import pipeline
+    from preprocessing.runner import parse_beam_options
+    options = parse_beam_options(beam_flags)
+    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    job = pipeline.Job(
+        schema=schema, descriptors=tuple(descriptors), output=flags.output, overwrite=flags.overwrite,
+        compression="GZIP" if flags.compression == "gzip" else "", max_rejected_share=flags.max_rejected_share,
+        command=("python", "-m", "preprocessing.task", *argv),
+    )
+    pipeline.run(job, options, Console())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
