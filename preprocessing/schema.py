@@ -4,6 +4,7 @@ A user writes a schema without `rows` and `offset`; preprocessing fills them in 
 data folder. Everything that needs to know what a field is asks here.
 """
 
+import keyword
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ UNKNOWN_ROW = 1
 SPECIAL_ROWS = 2
 SPLITS = ("train", "valid", "test")
 RESERVED_NAMES = frozenset({"ids", "values", "label", "group", "timestamp", "examples", "inputs"})
+UNSERVABLE_NAMES = frozenset({"self", *keyword.kwlist})  # a SavedModel signature refuses them as names of its inputs
 SCHEMA_FILE = "schema.yaml"
 MANIFEST_FILE = "manifest.json"
 
@@ -38,6 +40,10 @@ class _Field(_Frozen):
         if self.name in RESERVED_NAMES:
             raise ValueError(
                 f"field name {self.name!r} is reserved for the records; choose another name and give `column: {self.name}`"
+            )
+        if self.name in UNSERVABLE_NAMES:
+            raise ValueError(
+                f"field name {self.name!r} cannot name a served tensor; choose another name and give `column: {self.name}`"
             )
         return self
 
@@ -165,10 +171,10 @@ class Schema(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":
-        names = [field.name for field in self.fields]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        names = [field.name.lower() for field in self.fields]  # SavedModel inputs and files of vocabularies ignore case
+        twice = sorted({field.name for field in self.fields if names.count(field.name.lower()) > 1})
         if twice:
-            raise ValueError(f"field names must differ, received twice: {twice}")
+            raise ValueError(f"field names must differ in more than upper and lower case, received {twice}")
         forbidden = {self.label.column} | ({self.split.column} if isinstance(self.split, ColumnSplit) else set())
         leaks = [field.name for field in self.fields if field.source in forbidden]
         if leaks:
