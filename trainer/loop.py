@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from rich.console import Console
-from rich.table import Table
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SCHEMA_FILE
@@ -28,7 +26,7 @@ from trainer.input import DataFolder, evaluation_batches, steps_per_epoch, train
 from trainer.metrics import Predictions, click_metrics
 from trainer.model import DGenCTR, Stage
 from trainer.optimizers import build_optimizer, set_learning_rate
-from trainer.progress import StepProgress
+from trainer.progress import StepProgress, print_table
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
 TENSORBOARD_EVERY = 10
@@ -105,14 +103,8 @@ def _transfer(model: DGenCTR, config: Config, pretrained: StageCheckpoints) -> N
         raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
                         "fine-tune with the configuration it was pre-trained with")
     parameters = restore_model(model, best)
-    table = Table(title=f"Transferred from {best}: {parameters:,} parameters, all of them", title_justify="left")
-    table.add_column("part")
-    table.add_column("variables", justify="right")
-    table.add_column("parameters", justify="right")
-    for part in model.parts:
-        count = sum(int(tf.size(variable)) for variable in part.weights)
-        table.add_row(part.name, str(len(part.weights)), f"{count:,}")
-    Console().print(table)
+    rows = [(part.name, str(len(part.weights)), f"{sum(int(tf.size(v)) for v in part.weights):,}") for part in model.parts]
+    print_table(f"transferred all {parameters:,} parameters of {best}", rows, ("part", "variables", "parameters"))
 
 
 def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFolder, model_dir: Path) -> None:
@@ -241,14 +233,12 @@ class _Run:
     def _close(self, seconds: float) -> None:
         state = self._state
         best = next(record["valid"] for record in state.history if record["epoch"] == state.best_epoch)
-        table = Table(title=f"{self._stage} finished in {seconds:.0f} s", title_justify="left", show_header=False)
-        table.add_row("epochs, steps", f"{state.epoch}, {state.step}")
-        table.add_row("best epoch", f"{state.best_epoch} (by valid {self._stage_config.monitor})")
-        for name in ("loss", "auc", "logloss", "calibration_bias"):
-            if best.get(name) is not None:
-                table.add_row(f"valid {name}", f"{best[name]:.5f}")
-        table.add_row("checkpoint", str(self._checkpoints.best()))
-        Console().print(table)
+        rows = [("epochs, steps", f"{state.epoch}, {state.step}"),
+                ("best epoch", f"{state.best_epoch} (by valid {self._stage_config.monitor})")]
+        rows += [(f"valid {name}", f"{best[name]:.5f}") for name in ("loss", "auc", "logloss", "calibration_bias")
+                 if best.get(name) is not None]
+        rows.append(("checkpoint", str(self._checkpoints.best())))
+        print_table(f"{self._stage} finished in {seconds:.0f} s", rows)
 
 
 def predict(model: DGenCTR, data: DataFolder, split: str) -> Predictions:

@@ -6,8 +6,20 @@ from collections.abc import Iterable, Iterator
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 10.0
+
+
+def print_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
+    """Prints a small table; columns after the first are aligned to the right where there is a header."""
+    table = Table(*header, show_header=bool(header))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    print(title)
+    Console().print(table)
 
 
 class StepProgress:

@@ -1,0 +1,108 @@
+"""Evaluation of a fine-tuned model: metrics.json, plots, and a report that a product manager can read."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.errors import UserError
+from preprocessing.schema import SCHEMA_FILE
+from trainer import plots
+from trainer.checkpoints import StageCheckpoints, load_trained, write_atomically
+from trainer.input import DataFolder
+from trainer.loop import predict
+from trainer.metrics import click_metrics, normalized_entropy
+from trainer.progress import print_table
+
+MEANINGS = {
+    "auc": ("AUC", "How often a random click is ranked above a random non-click: 0.5 is a coin, 1 is perfect."),
+    "gauc": ("GAUC", "The same within each group (usually a user), averaged by rows."),
+    "logloss": ("Logloss", "How surprised the model is by what happened, in nats per row; lower is better."),
+    "normalized_entropy": ("Normalized entropy", "Logloss relative to always predicting the click rate: below 1 is useful."),
+    "calibration_bias": ("Calibration bias", "Predicted clicks over actual clicks, minus 1: +0.05 promises 5% too many."),
+    "ece": ("ECE", "Mean distance between predicted and actual click rate over 20 equal groups of rows."),
+}
+
+
+def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -> dict:
+    """Evaluates the best fine-tuned checkpoint on a split and writes `model_dir/report/`.
+
+    Returns:
+      What metrics.json holds: the split's name and the metrics of `trainer.metrics.click_metrics`.
+    """
+    data, model_dir = DataFolder.open(data_dir), Path(model_dir)
+    model = load_trained(model_dir)
+    if model.schema != data.schema:
+        raise UserError(f"model folder {model_dir} was trained on data with another {SCHEMA_FILE} than {data.path}: "
+                        "give the data folder that it was trained on")
+    predictions = predict(model, data, split)
+    metrics = {"split": split, **click_metrics(predictions)}
+
+    report_dir = model_dir / "report"
+    report_dir.mkdir(parents=True, exist_ok=True)
+    histories = {stage: StageCheckpoints(model_dir, stage).history() for stage in ("pretrain", "finetune")}
+    images = {
+        "learning_curves.png": plots.learning_curves(histories),
+        "calibration.png": plots.calibration(predictions),
+        "scores.png": plots.score_distribution(predictions),
+    }
+    if histories["pretrain"]:
+        images["field_losses.png"] = plots.field_losses(_field_losses(histories["pretrain"], data))
+    for name, figure in images.items():
+        plots.save(figure, report_dir / name)
+    write_atomically(report_dir / "metrics.json", json.dumps(metrics, indent=2))
+    write_atomically(report_dir / "REPORT.md", _report(metrics, data, histories, list(images)))
+    _print_metrics(metrics, report_dir)
+    return metrics
+
+
+def _field_losses(history: list[dict], data: DataFolder) -> dict[str, tuple[float, float]]:
+    """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats."""
+    best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
+    losses = {}
+    for field in data.schema.fields:
+        counts = data.frequencies[field.offset:field.offset + field.rows]
+        shares = counts[counts > 0] / counts.sum()
+        losses[field.name] = (best[field.name], float(-(shares * np.log(shares)).sum()))
+    return losses
+
+
+def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], images: list[str]) -> str:
+    lines = [f"# Click model report: {data.schema.name}, {metrics['split']} split", "", _summary(metrics), "",
+             "| measure | value | what it means |", "| --- | --- | --- |"]
+    for key, (name, meaning) in MEANINGS.items():
+        if metrics[key] is not None:
+            lines.append(f"| {name} | {metrics[key]:.4f} | {meaning} |")
+    lines += ["", "## Data", "", "| split | rows | clicks | click rate |", "| --- | --- | --- | --- |"]
+    for split, content in data.manifest["splits"].items():
+        rate = content["positives"] / max(content["rows"], 1)
+        lines.append(f"| {split} | {content['rows']:,} | {content['positives']:,} | {rate:.2%} |")
+    lines += ["", "## Training", ""]
+    for stage, history in histories.items():
+        if history:
+            seconds = sum(record["training_seconds"] + record["validation_seconds"] for record in history)
+            lines.append(f"- {stage}: {len(history)} epochs, {history[-1]['step']} steps, {seconds:.0f} s")
+        elif stage == "pretrain":
+            lines.append("- pretrain: none; the model was trained from scratch")
+    lines += ["", "## Plots", ""]
+    lines += [f"![{Path(image).stem.replace('_', ' ')}]({image})\n" for image in images]
+    return "\n".join(lines)
+
+
+def _summary(metrics: dict) -> str:
+    rate = metrics["positives"] / metrics["rows"]
+    opening = f"Of {metrics['rows']:,} rows, {metrics['positives']:,} ({rate:.2%}) were clicked."
+    if metrics["auc"] is None:
+        return f"{opening} The split holds only one class, so ranking cannot be judged."
+    bias = metrics["calibration_bias"]
+    calibration = "as many clicks as happened" if abs(bias) < 0.005 else f"{abs(bias):.1%} too {'many' if bias > 0 else 'few'} clicks"
+    knowledge = 1 - normalized_entropy(metrics["logloss"], rate)
+    return (f"{opening} Given one clicked and one unclicked row, the model ranks the clicked one higher {metrics['auc']:.1%} "
+            f"of the time. It removes {knowledge:.1%} of the uncertainty that the click rate alone leaves, and in total it "
+            f"predicts {calibration}.")
+
+
+def _print_metrics(metrics: dict, report_dir: Path) -> None:
+    rows = [(name, f"{metrics[key]:.5f}") for key, (name, _) in MEANINGS.items() if metrics[key] is not None]
+    print_table(f"evaluate: {metrics['split']} split, {metrics['rows']:,} rows", rows)
+    print(f"evaluate: report in {report_dir / 'REPORT.md'}")

@@ -1,0 +1,74 @@
+"""Figures of a report. Each function returns a matplotlib figure of its own and touches no global state."""
+
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from trainer.metrics import Predictions, calibration_bins
+
+SCORE_BINS = 60
+
+
+def save(figure: Figure, path: Path) -> None:
+    FigureCanvasAgg(figure).print_png(str(path))
+
+
+def learning_curves(histories: dict[str, list[dict]]) -> Figure:
+    """Training and validation loss of each stage, and validation AUC, by epoch."""
+    shown = {stage: history for stage, history in histories.items() if history}
+    figure = Figure(figsize=(6 * len(shown), 4), layout="constrained")
+    for place, (stage, history) in enumerate(shown.items(), start=1):
+        epochs = [record["epoch"] for record in history]
+        valid_name = "loss" if stage == "pretrain" else "logloss"
+        axes = figure.add_subplot(1, len(shown), place)
+        axes.plot(epochs, [record["train"]["loss"] for record in history], marker="o", label="train loss")
+        axes.plot(epochs, [record["valid"][valid_name] for record in history], marker="o", label=f"valid {valid_name}")
+        axes.set(title=stage, xlabel="epoch", ylabel="loss (nats per row)")
+        areas = axes.twinx()
+        areas.plot(epochs, [record["valid"]["auc"] for record in history], color="tab:green", marker="s", label="valid AUC")
+        areas.set_ylabel("AUC")
+        handles = axes.get_legend_handles_labels(), areas.get_legend_handles_labels()
+        axes.legend(handles[0][0] + handles[1][0], handles[0][1] + handles[1][1], loc="center right")
+    return figure
+
+
+def calibration(predictions: Predictions) -> Figure:
+    """Actual click rate against mean prediction, in bins of equal size."""
+    bins = calibration_bins(predictions.labels, predictions.probabilities)
+    figure = Figure(figsize=(5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    top = max(bins.predicted.max(), bins.observed.max()) * 1.05
+    axes.plot([0, top], [0, top], color="grey", linestyle="--", label="perfect")
+    axes.plot(bins.predicted, bins.observed, marker="o", label=f"{len(bins.rows)} bins of {bins.rows[0]:,} rows")
+    axes.set(title="Calibration", xlabel="mean predicted click probability", ylabel="actual click rate")
+    axes.legend()
+    return figure
+
+
+def score_distribution(predictions: Predictions) -> Figure:
+    """Share of clicked and of unclicked rows by click logit."""
+    edges = np.linspace(predictions.logits.min(), predictions.logits.max() + 1e-6, SCORE_BINS + 1)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for value, name in ((0, "not clicked"), (1, "clicked")):
+        logits = predictions.logits[predictions.labels == value]
+        axes.hist(logits, edges, weights=np.full(len(logits), 1 / max(len(logits), 1)), alpha=0.6, label=name)
+    axes.set(title="Scores", xlabel="click logit", ylabel="share of rows")
+    axes.legend()
+    return figure
+
+
+def field_losses(losses: dict[str, tuple[float, float]]) -> Figure:
+    """Per field: nats to guess its value by frequency alone, and from the visible rest of the sample."""
+    figure = Figure(figsize=(7, 1.2 + 0.35 * len(losses)), layout="constrained")
+    axes = figure.add_subplot()
+    places = np.arange(len(losses))
+    axes.barh(places + 0.2, [entropy for _, entropy in losses.values()], 0.4, label="by frequency alone", color="lightgrey")
+    axes.barh(places - 0.2, [loss for loss, _ in losses.values()], 0.4, label="by the pre-trained model")
+    axes.set_yticks(places, list(losses))
+    axes.invert_yaxis()
+    axes.set(title="What pre-training learnt of each field", xlabel="loss of a masked value (nats)")
+    axes.legend()
+    return figure
