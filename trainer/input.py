@@ -31,8 +31,8 @@ class DataFolder:
         manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
         for split in SPLITS:
             for entry in manifest["splits"][split]["files"]:
-                if not (path / entry["name"]).is_file():
-                    raise UserError(f"data folder {path}: {entry['name']} is in {MANIFEST_FILE} but not on disk; "
+                if not (path / entry["path"]).is_file():
+                    raise UserError(f"data folder {path}: {entry['path']} is in {MANIFEST_FILE} but not on disk; "
                                     "restore it or run `python -m preprocessing.task` again")
         return cls(path, schema, manifest)
 
@@ -40,7 +40,7 @@ class DataFolder:
         return self.manifest["splits"][split]["rows"]
 
     def files(self, split: str) -> list[str]:
-        return [str(self.path / entry["name"]) for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
+        return [str(self.path / entry["path"]) for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
 
     @cached_property
     def frequencies(self) -> np.ndarray:
