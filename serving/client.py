@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     get_model_status_pb2,
@@ -68,9 +69,9 @@ class PredictClient:
         self._signature = signature
         self._deadline = deadline
         self._chunk_rows = chunk_rows
-        self._dtypes: dict[str, tf.DType] | None = None
+        self._known_definition: SignatureDef | None = None
 
-    def __enter__(self) -> "PredictClient":
+    def __enter__(self):
         return self
 
     def __exit__(self, *_) -> None:
@@ -107,16 +108,7 @@ class PredictClient:
 
     def input_dtypes(self) -> dict[str, tf.DType]:
         """The columns that the signature takes, by GetModelMetadata, asked once."""
-        if self._dtypes is None:
-            signatures = self._signature_defs()
-            if self._signature not in signatures:
-                raise PredictError(
-                    f"model {self._model} on {self._server} has no signature {self._signature!r}: it has {sorted(signatures)}",
-                    grpc.StatusCode.FAILED_PRECONDITION,
-                )
-            inputs = signatures[self._signature].inputs
-            self._dtypes = {name: tf.DType(info.dtype) for name, info in sorted(inputs.items())}
-        return self._dtypes
+        return _dtypes(self._definition().inputs)
 
     def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """Scores rows, `chunk_rows` a call.
@@ -135,8 +127,12 @@ class PredictClient:
         if len(set(lengths.values())) > 1:
             raise _invalid(f"columns must be of one length, received {lengths}")
         rows = next(iter(lengths.values()))
-        chunks = range(0, max(rows, 1), self._chunk_rows)
-        answers = [self._call({name: array[start : start + self._chunk_rows] for name, array in arrays.items()}) for start in chunks]
+        if rows == 0:  # never sent: a server that batches does not answer an empty call
+            return {name: np.zeros(0, dtype.as_numpy_dtype) for name, dtype in _dtypes(self._definition().outputs).items()}
+        answers = [
+            self._call({name: array[start : start + self._chunk_rows] for name, array in arrays.items()})
+            for start in range(0, rows, self._chunk_rows)
+        ]
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     def _checked(self, columns: Mapping[str, Sequence]) -> Iterable[str]:
@@ -167,7 +163,18 @@ class PredictClient:
             response = self._predict.Predict(request, timeout=self._deadline)
         return {name: tf.make_ndarray(proto) for name, proto in sorted(response.outputs.items())}
 
-    def _signature_defs(self):
+    def _definition(self) -> SignatureDef:
+        if self._known_definition is None:
+            signatures = self._signature_defs()
+            if self._signature not in signatures:
+                raise PredictError(
+                    f"model {self._model} on {self._server} has no signature {self._signature!r}: it has {sorted(signatures)}",
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                )
+            self._known_definition = signatures[self._signature]
+        return self._known_definition
+
+    def _signature_defs(self) -> Mapping[str, SignatureDef]:
         request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
         self._name(request)
         with self._explained():
@@ -200,6 +207,10 @@ class PredictClient:
                 grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send fewer calls at once, or try again later",
             }.get(code, "the server refused the call")
             raise PredictError(f"model {self._model} on {self._server}: {what} ({code.name}: {error.details()})", code) from error
+
+
+def _dtypes(tensors: Mapping[str, TensorInfo]) -> dict[str, tf.DType]:
+    return {name: tf.DType(info.dtype) for name, info in sorted(tensors.items())}
 
 
 def _invalid(message: str) -> PredictError:

@@ -62,8 +62,8 @@ def publish(model: ClickModel, data_dir: Path, base_path: Path) -> Path:
         if not difference <= TOLERANCE:
             raise UserError(
                 f"exported model {staging} answers differently from the trainer: expected at most {TOLERANCE:.0e}, received "
-                f"{difference:.1e}, so nothing was published: data folder {data_dir} was probably written again after the "
-                "model was trained; train again on it, or export with the data folder that the model was trained on"
+                f"{difference:.1e}, so nothing was published: the transform graph of data folder {data_dir} does not give "
+                "the ids of its own sample records; preprocess and train again with the installed versions"
             )
         _sync_to_disk(staging)
         return _publish_next_version(staging, base_path)

@@ -135,7 +135,7 @@ class _Progress:
         self._start = self._shown = time.monotonic()
         self._rows = 0
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self):
         self._bar.start()
         return self
 

@@ -6,8 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-from serving.served_model import ClickModel  # first: selects Keras 2
-
 import numpy as np
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -116,5 +114,3 @@ def start(module: str, *arguments, **options) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                             env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, **options)  # fmt: skip
 
-
-__all__ = ["ClickModel"]

@@ -1,0 +1,234 @@
+"""Export: what is written, what is refused, and that a kill leaves nothing that a server would load."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import serving_stand_in as stand_in
+import tensorflow as tf
+
+from preprocessing.errors import UserError
+from preprocessing.schema import SCHEMA_FILE
+from serving import export as exporting
+from serving.export import RAW_SAMPLES, RECORD_SAMPLES, publish
+from serving.signatures import DEFAULT_SIGNATURE, NAMED_SIGNATURE
+from serving.warmup import MAX_RECORDS, WARMUP_FILE, read_warmup
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    return stand_in.write_data_folder(tmp_path_factory.mktemp("export") / "data")
+
+
+@pytest.fixture(scope="module")
+def version_dir(data_dir, tmp_path_factory):
+    base_path = tmp_path_factory.mktemp("base")
+    killed = base_path / ".export-killed"
+    killed.mkdir()
+    (killed / "saved_model.pb").write_bytes(b"half of a graph")
+    (base_path / "0007").mkdir()
+    (base_path / "8x").mkdir()
+    return publish(stand_in.TableModel(bias=0.25), data_dir, base_path)
+
+
+@pytest.fixture(scope="module")
+def exported(version_dir):
+    return tf.saved_model.load(str(version_dir))
+
+
+@pytest.fixture
+def answers_without_a_process(monkeypatch):
+    """Lets a test of the parity gate choose the exported answers, and saves the process."""
+
+    def set_difference(probability: float, logit: float):
+        def answers(version_dir, data_dir):
+            logits = np.array([stand_in.expected_logit(*row) for row in stand_in.ROWS], np.float32)
+            return {
+                f"{signature}/{name}": values
+                for signature in (DEFAULT_SIGNATURE, NAMED_SIGNATURE)
+                for name, values in (("logit", logits + logit), ("probability", stand_in.sigmoid(logits) + probability))
+            }
+
+        monkeypatch.setattr(exporting, "_exported_answers", answers)
+
+    return set_difference
+
+
+def test_the_next_version_follows_the_highest_and_leftovers_go(version_dir):
+    assert version_dir.name == "8"
+    assert sorted(path.name for path in version_dir.parent.iterdir()) == ["0007", "8", "8x"]
+    assert {"saved_model.pb", "variables", "assets", "assets.extra"} <= {path.name for path in version_dir.iterdir()}
+
+
+def test_other_users_may_read_a_version(version_dir):
+    umask = os.umask(0)
+    os.umask(umask)
+    assert version_dir.stat().st_mode & 0o777 == 0o777 & ~umask
+
+
+def test_both_signatures_give_the_hand_computed_logits(exported):
+    logits = [stand_in.expected_logit(*row, bias=0.25) for row in stand_in.ROWS]
+    examples = tf.constant([stand_in.raw_example(*row) for row in stand_in.ROWS])
+    users, prices = zip(*stand_in.ROWS, strict=True)
+    for outputs in (
+        exported.signatures[DEFAULT_SIGNATURE](examples=examples),
+        exported.signatures[NAMED_SIGNATURE](user=tf.constant(users), price=tf.constant(prices)),
+    ):
+        assert sorted(outputs) == ["logit", "probability"]
+        np.testing.assert_allclose(outputs["logit"], logits, rtol=1e-6)
+        np.testing.assert_allclose(outputs["probability"], stand_in.sigmoid(logits), rtol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_a_batch_keeps_its_dimension(exported, rows):
+    examples = tf.constant([stand_in.raw_example("ann", 0.5)] * rows, tf.string)
+    outputs = exported.signatures[DEFAULT_SIGNATURE](examples=examples)
+    assert {name: output.shape.as_list() for name, output in outputs.items()} == {"logit": [rows], "probability": [rows]}
+
+
+def test_a_feature_without_a_value_is_missing(exported):
+    example = tf.train.Example()
+    example.features.feature["user"].SetInParent()  # a feature of no kind
+    logit = exported.signatures[DEFAULT_SIGNATURE](examples=tf.constant([example.SerializeToString()]))["logit"]
+    np.testing.assert_allclose(logit, [stand_in.expected_logit("", float("nan"), bias=0.25)])
+
+
+def test_the_signatures_take_no_label(exported):
+    inputs = exported.signatures[NAMED_SIGNATURE].structured_input_signature[1]
+    assert {name: spec.dtype for name, spec in inputs.items()} == {"user": tf.string, "price": tf.float32}
+
+
+def test_only_the_variables_of_a_click_prediction_are_exported(version_dir):
+    shapes = tf.train.load_checkpoint(str(version_dir / "variables" / "variables")).get_variable_to_shape_map()
+    assert sorted(shape for name, shape in shapes.items() if name.startswith("click_variables")) == [[], [8]]
+    assert [100] not in shapes.values()
+
+
+def test_warm_up_covers_both_signatures_with_real_rows(version_dir):
+    requests = [log.predict_log.request for log in read_warmup(version_dir)]
+    sizes = {name: [] for name in (DEFAULT_SIGNATURE, NAMED_SIGNATURE)}
+    for request in requests:
+        for tensor in request.inputs.values():
+            sizes[request.model_spec.signature_name].append(tensor.tensor_shape.dim[0].size)
+    assert sizes == {DEFAULT_SIGNATURE: [1, 10, 12], NAMED_SIGNATURE: [1, 1, 10, 10, 12, 12]}
+    assert tf.make_ndarray(requests[0].inputs["examples"]).tolist() == [stand_in.raw_example(*stand_in.ROWS[0])]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"garbage" * 10, "is not an uncompressed TFRecord"), (None, f"more than {MAX_RECORDS} warm-up records")],
+)
+def test_a_wrong_warm_up_file_is_refused(tmp_path, content, message):
+    path = tmp_path / WARMUP_FILE
+    path.parent.mkdir()
+    if content is None:
+        with tf.io.TFRecordWriter(str(path)) as writer:
+            for _ in range(MAX_RECORDS + 1):
+                writer.write(b"")
+    else:
+        path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        list(read_warmup(tmp_path))
+
+
+def test_the_largest_difference_is_printed(data_dir, tmp_path, answers_without_a_process, capsys):
+    answers_without_a_process(probability=4e-6, logit=0.0)
+    publish(stand_in.TableModel(), data_dir, tmp_path)
+    assert re.search(r"largest difference from the trainer over 12 rows 4\.\de-06 \(at most 1e-05\)", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("difference", [{"probability": 2e-5, "logit": 0.0}, {"probability": 0.0, "logit": 1e-3},
+                                        {"probability": float("nan"), "logit": 0.0}])  # fmt: skip
+def test_nothing_is_published_when_answers_differ(data_dir, tmp_path, answers_without_a_process, difference):
+    answers_without_a_process(**difference)
+    with pytest.raises(UserError, match="answers differently from the trainer"):
+        publish(stand_in.TableModel(), data_dir, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_saved_model_that_does_not_load_is_not_published(data_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting, "save_served_model", lambda model, data_dir, folder: None)
+    with pytest.raises(UserError, match="does not answer in a new process.*SavedModel file does not exist"):
+        publish(stand_in.TableModel(), data_dir, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_of_another_schema_is_refused(data_dir, tmp_path, monkeypatch):
+    model = stand_in.TableModel()
+    model.schema = stand_in.schema(name="other", missing=["?"])
+    import trainer.checkpoints
+
+    monkeypatch.setattr(trainer.checkpoints, "load_trained", lambda model_dir: model)
+    with pytest.raises(UserError, match=f"does not belong to model folder m: their {SCHEMA_FILE} differ in name, missing;"):
+        exporting.export("m", data_dir, tmp_path)
+
+
+def test_a_changed_field_is_named():
+    trained = stand_in.schema()
+    given = trained.resolve({"user": 5, "price": 4})
+    with pytest.raises(UserError, match="differ in field user, field price;"):  # the offset of price moves too
+        exporting._require_same_schema(trained, given, "m", "d")
+    turned = trained.model_copy(update={"fields": trained.fields[::-1]})
+    with pytest.raises(UserError, match="differ in the order of fields;"):
+        exporting._require_same_schema(trained, turned, "m", "d")
+
+
+@pytest.mark.parametrize(
+    ("raw", "records", "message"),
+    [
+        ([], [], "received 0 and 0: preprocess again, with rows in the validation split"),
+        ([stand_in.raw_example("ann", 1.0)], [], "received 1 and 0"),
+        (None, None, "cannot be read"),
+    ],
+)
+def test_unusable_samples_are_refused(tmp_path, raw, records, message):
+    if raw is not None:
+        stand_in.write_samples(tmp_path, raw, records)
+    with pytest.raises(UserError, match=message):
+        publish(stand_in.TableModel(), tmp_path, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+def test_truncated_samples_are_refused(tmp_path):
+    stand_in.write_samples(tmp_path, [stand_in.raw_example("ann", 1.0)], [stand_in.record((2, 2))])
+    for name in (RAW_SAMPLES, RECORD_SAMPLES):
+        (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-3])
+    with pytest.raises(UserError, match="cannot be read"):
+        publish(stand_in.TableModel(), tmp_path, tmp_path / "base")
+
+
+KILLED_EXPORT = """
+import preprocessing
+import sys, time
+sys.path.insert(0, {tests!r})
+import serving_stand_in as stand_in
+from pathlib import Path
+from serving import export as exporting
+def stand_still(*_):
+    print("written", flush=True)
+    time.sleep(600)
+exporting._exported_answers = stand_still
+exporting.publish(stand_in.TableModel(), Path({data!r}), Path({base!r}))
+"""
+
+
+def test_a_killed_export_leaves_nothing_to_load_and_its_rest_is_removed(data_dir, tmp_path, answers_without_a_process):
+    program = KILLED_EXPORT.format(tests=str(stand_in.REPOSITORY / "tests"), data=str(data_dir), base=str(tmp_path))
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=stand_in.REPOSITORY, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "written\n"
+        [staging] = tmp_path.iterdir()
+        assert staging.name.startswith(".export-") and (staging / "saved_model.pb").is_file()
+
+        answers_without_a_process(probability=0.0, logit=0.0)
+        assert publish(stand_in.TableModel(), data_dir, tmp_path).name == "1"
+        assert staging.exists(), "an export that is still running must be left alone"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert publish(stand_in.TableModel(), data_dir, tmp_path).name == "2"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
