@@ -137,7 +137,7 @@ def read_metrics(model_dir: Path, rows: TestRows) -> dict[str, float]:
     path = ROOT / model_dir / "report" / "metrics.json"
     metrics = json.loads(path.read_text(encoding="utf-8"))
     if (metrics["rows"], metrics["positives"]) != (len(rows.labels), rows.labels.sum()):
-        raise UserError(f"{path}: expected {len(rows.labels)} test rows with {rows.labels.sum()} clicks, as in the log, "
+        raise UserError(f"{path}: expected {len(rows.labels)} test rows with {rows.labels.sum()} clicks as in the log, "
                         f"received {metrics['rows']} with {metrics['positives']}")
     return metrics
 
