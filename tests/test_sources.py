@@ -1,0 +1,167 @@
+"""Reading files: every record arrives, and a record that cannot is named with its line."""
+
+import gzip
+
+import numpy as np
+import pytest
+
+from preprocessing import sources
+from preprocessing.errors import UserError
+from preprocessing.schema import parse_schema
+from preprocessing.sources import find_files, read_text
+
+
+def make_schema(**changes):
+    base = {
+        "name": "log",
+        "label": {"column": "y"},
+        "split": {"by": "hash", "key": ["a"]},
+        "fields": [{"name": "a", "kind": "categorical"}, {"name": "b", "kind": "categorical"}],
+    }
+    return parse_schema(base | changes, "schema.yaml")
+
+
+SCHEMA = make_schema()
+
+
+def read(path, schema=SCHEMA):
+    """All rows of a file as tuples (y, a, b), and all rejections."""
+    rows, rejections = [], []
+    for text in read_text(str(path), schema):
+        rows += [tuple(row.values()) for row in text.batch.to_pylist()]
+        rejections += text.rejections
+    return rows, sorted(rejections)
+
+
+def written(tmp_path, data: bytes, name="log.csv"):
+    path = tmp_path / name
+    path.write_bytes(data)
+    return path
+
+
+def test_columns_are_found_by_name_and_others_ignored(tmp_path):
+    path = written(tmp_path, b"b,ignored,y,a\nb1,x,1,a1\nb2,x,0,\n")
+    assert read(path) == ([("1", "a1", "b1"), ("0", "", "b2")], [])
+
+
+@pytest.mark.parametrize("data", [
+    b"y,a,b\n1,p,q\n0,r,s\n",
+    b"y,a,b\n1,p,q\n0,r,s",
+    b"y,a,b\r\n1,p,q\r\n0,r,s\r\n",
+    b"\xef\xbb\xbfy,a,b\n1,p,q\n\n0,r,s\n",
+    gzip.compress(b"y,a,b\n1,p,q\n0,r,s\n"),
+    gzip.compress(b"y,a,b\n1,p,q\n") + gzip.compress(b"0,r,s\n"),
+], ids=["plain", "no last line end", "crlf", "bom and blank line", "gzip", "gzip of two members"])
+def test_usual_ways_of_writing_give_the_same_rows(tmp_path, data):
+    assert read(written(tmp_path, data)) == ([("1", "p", "q"), ("0", "r", "s")], [])
+
+
+def test_tsv_without_header(tmp_path):
+    schema = make_schema(separator="\t", header=["y", "a", "b"])
+    assert read(written(tmp_path, b"1\tp,p\tq\n0\t\ts\n"), schema) == ([("1", "p,p", "q"), ("0", "", "s")], [])
+
+
+def test_quoted_line_ends_separators_and_quotes_belong_to_the_value(tmp_path):
+    path = written(tmp_path, b'y,a,b\n1,"p\np","q,""q"""\n0,r"r,s\n')
+    assert read(path) == ([("1", "p\np", 'q,"q"'), ("0", 'r"r', "s")], [])
+
+
+def test_the_block_size_changes_nothing(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    choices = ["x", '"two\nlines"', '"q""q"', "", "long" * 9, "\xe4"]
+    lines = [f"1,{choices[i]},{choices[j]}" for i, j in rng.integers(0, len(choices), [200, 2])]
+    lines[50], lines[120] = "1,too few", "1,one,too,many"
+    path = written(tmp_path, ("y,a,b\n" + "\n".join(lines)).encode())
+    whole = read(path)
+    assert len(whole[0]) == 198
+    # Two of the values before a rejected row may span lines, so its line comes from counting line ends.
+    expected = [2 + sum(line.count("\n") + 1 for line in lines[:place]) for place in (50, 120)]
+    assert [rejection.line for rejection in whole[1]] == expected
+    for size in (64, 100, 1000):
+        monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+        assert read(path) == whole
+
+
+def test_rows_with_a_wrong_number_of_columns_are_rejected(tmp_path):
+    rows, rejections = read(written(tmp_path, b'y,a,b\n1,p,q\n0,short\n\n1,"r\nr",s\n0,1,2,3\n'))
+    assert rows == [("1", "p", "q"), ("1", "r\nr", "s")]
+    assert rejections == [
+        (3, "wrong number of columns: expected 3, received 2", "0,short"),
+        (7, "wrong number of columns: expected 3, received 4", "0,1,2,3"),
+    ]
+
+
+def test_rows_that_are_not_utf8_are_rejected(tmp_path):
+    rows, rejections = read(written(tmp_path, b"y,a,b\n1,\xff,q\n0,short\xff\n1,r,s\n0,t\n"))
+    assert rows == [("1", "r", "s")]
+    assert rejections == [
+        (2, "not valid UTF-8", "1,\\xff,q"),
+        (3, "not valid UTF-8", "0,short\\xff"),
+        (5, "wrong number of columns: expected 3, received 2", "0,t"),
+    ]
+
+
+def test_a_quote_that_is_never_closed_costs_one_line(tmp_path):
+    rows, rejections = read(written(tmp_path, b'y,a,b\n1,"p,q\n0,r,s\n1,t,u\n'))
+    assert rows == [("0", "r", "s"), ("1", "t", "u")]
+    assert rejections == [(2, "opening quote is never closed", '1,"p,q')]
+
+
+def test_locate_skips_what_was_not_read(tmp_path):
+    path = written(tmp_path, b'y,a,b\n0,short\n\n1,"p\np",q\n0,r,s\n')
+    texts = list(read_text(str(path), SCHEMA))
+    assert texts[0].locate(np.array([0, 1])) == [(4, '1,"p\np",q'), (6, "0,r,s")]
+
+
+def test_a_file_of_one_endless_line_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 1 << 10)
+    path = written(tmp_path, b"y,a,b\n1,p,q\n" + b"x" * 5000)
+    with pytest.raises(UserError, match=r"log\.csv, line 3: the line is longer than"):
+        read(path)
+
+
+def test_a_truncated_gzip_file_is_an_error(tmp_path):
+    data = gzip.compress(b"y,a,b\n" + bytes(range(48, 58)) * 1000)
+    with pytest.raises(UserError, match="truncated or damaged"):
+        read(written(tmp_path, data[:-10], "log.csv.gz"))
+
+
+@pytest.mark.parametrize(("data", "expected"), [
+    (b"", r"log\.csv is empty: expected a header line and rows"),
+    (b"y,a,b\n", r"log\.csv has a header \(3 columns\) but no rows"),
+    (b"y,a\n1,p\n", r"no column 'b', which schema 'log' names"),
+    (b"y,a,b,a\n1,p,q,r\n", r"more than one column 'a'"),
+])
+def test_files_that_cannot_be_right_are_named(tmp_path, data, expected):
+    with pytest.raises(UserError, match=expected):
+        find_files([str(written(tmp_path, data))], SCHEMA)
+
+
+def test_a_pattern_without_files_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"no file matches '.*/\*\.csv'"):
+        find_files([str(tmp_path / "*.csv")], SCHEMA)
+    with pytest.raises(UserError, match="is a folder, expected files"):
+        find_files([str(tmp_path)], SCHEMA)
+
+
+def test_files_are_ordered_by_path_and_taken_once(tmp_path):
+    for name in ("b.csv", "a.csv", "c[1].csv"):
+        written(tmp_path, b"y,a,b\n1,p,q\n", name)
+    found = find_files([str(tmp_path / "b*.csv"), str(tmp_path / "*.csv"), str(tmp_path / "c[1].csv")], SCHEMA)
+    assert [one.path for one in found] == [str(tmp_path / name) for name in ("a.csv", "b.csv", "c[1].csv")]
+    assert [one.name for one in found][2] == "part-00002-of-00003"
+
+
+def test_files_of_given_splits(tmp_path):
+    for name in ("train-1.csv", "train-0.csv", "valid.csv", "test.csv"):
+        written(tmp_path, b"y,a,b\n1,p,q\n", name)
+    split = {"by": "files", "train": "train-*.csv", "valid": "valid.csv", "test": "test.csv"}
+    found = find_files([str(tmp_path)], make_schema(split=split))
+    assert [one.name for one in found] == [
+        "train-00000-of-00002", "train-00001-of-00002", "valid-00000-of-00001", "test-00000-of-00001",
+    ]
+    with pytest.raises(UserError, match="belongs to both the train and the test split"):
+        find_files([str(tmp_path)], make_schema(split=split | {"test": "train-1.csv"}))
+    with pytest.raises(UserError, match="must be the one folder"):
+        find_files([str(tmp_path / "train-0.csv")], make_schema(split=split))
