@@ -14,6 +14,7 @@ from serving.signatures import DEFAULT_SIGNATURE
 from serving.warmup import read_warmup
 
 SAVED_MODEL_FILE = "saved_model.pb"
+STACK_TRACE_END = "<stack traces unavailable>\n"
 _CODE_OF_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -72,7 +73,7 @@ class Servable:
         try:
             outputs = self._signatures[signature_name](**inputs)
         except tf.errors.OpError as error:
-            raise StatusError(_CODE_OF_NUMBER[error.error_code], error.message.split("\n\n")[-1]) from error
+            raise StatusError(_CODE_OF_NUMBER[error.error_code], error.message.split(STACK_TRACE_END)[-1]) from error
         except (ValueError, TypeError) as error:  # a shape that the signature's own specs refuse
             raise invalid(str(error)) from error
         return self._response(signature_name, {key: outputs[key].numpy() for key in wanted})

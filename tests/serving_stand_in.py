@@ -1,7 +1,6 @@
 """A tiny data folder and model, made by hand: what serving's tests export and serve."""
 
 import itertools
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -108,9 +107,9 @@ def sigmoid(logits):
     return 1 / (1 + np.exp(-np.asarray(logits)))
 
 
-def start(module: str, *arguments, **options) -> subprocess.Popen:
-    """Starts `python -m module` as a user would."""
+def start(module: str, *arguments) -> subprocess.Popen:
+    """Starts `python -m module` as a user would, in a process group of its own."""
     command = [sys.executable, "-u", "-m", module, *map(str, arguments)]
     return subprocess.Popen(command, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}, **options)  # fmt: skip
+                            start_new_session=True)  # fmt: skip
 
