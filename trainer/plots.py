@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from trainer.metrics import Predictions, calibration_bins
 
@@ -26,6 +27,7 @@ def learning_curves(histories: dict[str, list[dict]]) -> Figure:
         axes.plot(epochs, [record["train"]["loss"] for record in history], marker="o", label="train loss")
         axes.plot(epochs, [record["valid"][valid_name] for record in history], marker="o", label=f"valid {valid_name}")
         axes.set(title=stage, xlabel="epoch", ylabel="loss (nats per row)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         areas = axes.twinx()
         areas.plot(epochs, [record["valid"]["auc"] for record in history], color="tab:green", marker="s", label="valid AUC")
         areas.set_ylabel("AUC")

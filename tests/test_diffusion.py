@@ -1,0 +1,112 @@
+"""Schedule, corruption and losses against values computed by hand."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from trainer.config import DiffusionConfig
+from trainer.diffusion.corruption import corrupt, mask_tokens
+from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, sampled_cross_entropy
+from trainer.diffusion.schedule import draw_times, masking_rate
+
+SEED = tf.constant([1, 2])
+
+
+@pytest.mark.parametrize(("schedule", "rates"), [
+    ("linear", [0.25, 0.5, 1.0]),
+    ("cosine", [1 - np.cos(np.pi / 8), 1 - np.cos(np.pi / 4), 1.0]),
+    ("fixed", [0.3, 0.3, 0.3]),
+])
+def test_masking_rates(schedule, rates):
+    times = tf.constant([0.25, 0.5, 1.0])
+    assert masking_rate(DiffusionConfig(schedule=schedule), times).numpy() == pytest.approx(rates, abs=1e-6)
+
+
+def test_discrete_times_are_uniform_over_the_steps():
+    times = draw_times(DiffusionConfig(), 20_000, 4, SEED).numpy()
+    values, counts = np.unique(times, return_counts=True)
+    assert values == pytest.approx([0.25, 0.5, 0.75, 1.0])
+    assert counts / 20_000 == pytest.approx([0.25] * 4, abs=0.015)
+
+
+def test_continuous_times_lie_in_the_unit_interval_without_zero():
+    times = draw_times(DiffusionConfig(time="continuous"), 20_000, 4, SEED).numpy()
+    assert 0 < times.min() and times.max() <= 1
+    assert times.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_each_token_is_masked_at_its_samples_rate():
+    mask = mask_tokens(tf.repeat([0.2, 0.7], 20_000), 5, SEED).numpy().reshape(2, 20_000, 5)
+    # A sample of rate 0.2 has nothing masked with probability 0.8^5; then one of its 5 tokens is.
+    low = 0.2 + 0.8 ** 5 / 5
+    assert mask[0].mean(axis=0) == pytest.approx([low] * 5, abs=0.015)
+    assert mask[1].mean(axis=0) == pytest.approx([0.7 + 0.3 ** 5 / 5] * 5, abs=0.015)
+
+
+def test_every_sample_has_a_masked_token():
+    mask = mask_tokens(tf.zeros(1000), 5, SEED).numpy()
+    assert (mask.sum(axis=1) == 1).all()
+
+
+def test_at_the_end_of_time_everything_is_masked():
+    assert mask_tokens(tf.ones(100), 5, SEED).numpy().all()
+
+
+def test_corruption_is_a_function_of_the_seed():
+    config = DiffusionConfig()
+    first, again, other = (corrupt(config, 64, 5, tf.constant([3, step])).numpy() for step in (1, 1, 2))
+    assert (first == again).all() and (first != other).any()
+
+
+def test_full_cross_entropy_of_two_values():
+    # -log(e^1 / (e^1 + e^0)) and log 2.
+    loss = full_cross_entropy(tf.constant([[1.0, 0.0], [3.0, 3.0]]), tf.constant([0, 1])).numpy()
+    assert loss == pytest.approx([np.log1p(np.exp(-1)), np.log(2)])
+
+
+def test_inclusion_probability_of_a_value():
+    # A quarter of the rows, two draws: 1 - (3/4)^2.
+    log_q = inclusion_log_probability(tf.constant([25, 100]), tf.constant(100), tf.constant(2)).numpy()
+    assert np.exp(log_q) == pytest.approx([7 / 16, 1.0], abs=1e-5)
+
+
+def test_inclusion_probability_of_an_unseen_value_is_finite():
+    assert np.isfinite(inclusion_log_probability(tf.constant([0]), tf.constant(10**9), tf.constant(1)).numpy()).all()
+
+
+def test_sampled_cross_entropy_removes_the_true_value_from_the_candidates():
+    # S = {value 5 (score 1), value 7 (score 0)}: the candidate 5 is the true value itself.
+    loss = sampled_cross_entropy(
+        true_scores=tf.constant([1.0]), true_log_q=tf.constant([0.0]), true=tf.constant([5]),
+        candidate_scores=tf.constant([[1.0, 0.0]]), candidate_log_q=tf.constant([0.0, 0.0]), candidates=tf.constant([5, 7]))
+    assert loss.numpy() == pytest.approx([np.log1p(np.exp(-1))])
+
+
+def test_sampled_cross_entropy_corrects_for_the_sampling_probability():
+    # Scores 0 and 0; the candidate was drawn half the time, so it stands for two: -log(1 / (1 + 2)).
+    loss = sampled_cross_entropy(
+        true_scores=tf.constant([0.0]), true_log_q=tf.constant([0.0]), true=tf.constant([0]),
+        candidate_scores=tf.constant([[0.0]]), candidate_log_q=tf.math.log([0.5]), candidates=tf.constant([1]))
+    assert loss.numpy() == pytest.approx([np.log(3)])
+
+
+def test_sampled_cross_entropy_approaches_the_full_softmax_as_draws_grow():
+    rng = np.random.default_rng(0)
+    values, rows = 200, 64
+    counts = rng.integers(1, 50, values)
+    scores = tf.constant(rng.normal(size=(rows, values)), tf.float32)
+    true = tf.constant(rng.integers(0, values, rows))
+    full = full_cross_entropy(scores, true).numpy().mean()
+    gaps = []
+    for draws in (20, 20_000):
+        drawn = rng.choice(values, draws, p=counts / counts.sum())
+        candidates = np.unique(drawn)
+
+        def log_q(chosen, draws=draws):
+            return inclusion_log_probability(tf.gather(tf.constant(counts), chosen), counts.sum(), draws)
+
+        sampled = sampled_cross_entropy(
+            tf.gather(scores, true, batch_dims=1), log_q(true), true,
+            tf.gather(scores, candidates, axis=1), log_q(candidates), tf.constant(candidates)).numpy().mean()
+        gaps.append(abs(sampled - full))
+    assert gaps[1] < 1e-3 < gaps[0]

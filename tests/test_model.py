@@ -1,0 +1,168 @@
+"""The model as a whole: its two objectives, what a click is predicted from, and its input."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from data_folders import tiny_schema, write_data_folder
+
+from preprocessing.errors import UserError
+from trainer.config import load_config
+from trainer.input import DataFolder, evaluation_batches, steps_per_epoch, training_batches
+from trainer.model import DGenCTR
+from trainer.optimizers import build_optimizer
+
+SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "model.hstu.width=8", "finetune.dropout=0"]
+IDS = tf.constant([[2, 3, 4], [5, 1, 0], [0, 0, 1]])
+
+
+def make(stage="finetune", *assignments, **arguments):
+    tf.keras.utils.set_random_seed(1)
+    return DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, **arguments)
+
+
+def batch_for(seed=0):
+    return {"ids": IDS, "label": tf.constant([1.0, 0.0, 1.0]), "seed": tf.constant([1, seed])}
+
+
+@pytest.mark.parametrize("backbone", ["dcn", "hstu"])
+def test_a_click_is_predicted_without_its_label(backbone):
+    model = make("finetune", f"model.backbone={backbone}")
+    before = model.click_logits(IDS).numpy()
+    direction = model.embedding.label_embeddings[1] - model.embedding.label_embeddings[0]
+    # Moving both label embeddings alike keeps e(1) - e(0): only a visible label token could change the logit.
+    model.embedding.label_embeddings.assign_add(tf.ones_like(model.embedding.label_embeddings))
+    np.testing.assert_allclose(model.embedding.label_embeddings[1] - model.embedding.label_embeddings[0], direction, atol=1e-6)
+    np.testing.assert_allclose(model.click_logits(IDS).numpy(), before, atol=1e-5)
+
+
+@pytest.mark.parametrize("backbone", ["dcn", "hstu"])
+def test_a_batch_of_one_and_of_none(backbone):
+    model = make("finetune", f"model.backbone={backbone}")
+    np.testing.assert_allclose(model.click_logits(IDS[:1]), model.click_logits(IDS)[:1], rtol=1e-4, atol=1e-6)
+    assert model.click_logits(IDS[:0]).shape == (0,)
+
+
+def test_call_is_the_probability():
+    model = make()
+    np.testing.assert_allclose(model(IDS), tf.sigmoid(model.click_logits(IDS)))
+
+
+def test_finetuning_loss_is_the_binary_cross_entropy():
+    model, batch = make(), batch_for()
+    expected = tf.nn.sigmoid_cross_entropy_with_logits(batch["label"], model.click_logits(IDS))
+    assert float(model.compute_loss(batch)) == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
+
+
+def test_pretraining_loss_sums_the_masked_tokens_of_a_sample():
+    # Dot scores against a zero table: a field of V rows costs log V whenever it is masked, a label of logit 0 log 2.
+    model = make("pretrain", "model.scoring.similarity=dot", "diffusion.schedule=fixed", "diffusion.fixed_rate=0.999999")
+    model.embedding.table.assign(tf.zeros_like(model.embedding.table))
+    model.label_scoring.scale.assign(0.0)
+    parts = model.loss_parts(batch_for(), training=False)
+    assert {name: float(value) for name, value in parts.items()} == pytest.approx({
+        "loss": np.log(12) + np.log(22) + np.log(6) + np.log(2),
+        "user": np.log(12), "item": np.log(22), "hour": np.log(6), "label": np.log(2)}, rel=1e-5)
+
+
+def test_sampled_fields_cost_no_more_than_their_candidates():
+    # As above, but the item is scored against itself and the two other values of the batch: 0 draws are uncorrected.
+    model = make("pretrain", "model.scoring.similarity=dot", "model.scoring.full_softmax_rows=12", "diffusion.schedule=fixed",
+                 "diffusion.fixed_rate=0.999999", frequencies=np.full(40, 10**6))
+    model.embedding.table.assign(tf.zeros_like(model.embedding.table))
+    # Three draws among 22 equally frequent values: all log q are equal, so 3 candidates cost log 3.
+    assert float(model.loss_parts(batch_for(), training=False)["item"]) == pytest.approx(np.log(3), rel=1e-4)
+
+
+def test_sampled_fields_need_frequencies():
+    with pytest.raises(UserError, match="needs the training frequencies"):
+        make("pretrain", "model.scoring.full_softmax_rows=12")
+
+
+def test_both_stages_own_the_same_variables():
+    first, second = make("pretrain", "pretrain.dropout=0.3").named_variables(), make("finetune").named_variables()
+    assert {name: v.shape for name, v in first.items()} == {name: v.shape for name, v in second.items()}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+@pytest.mark.parametrize("backbone", ["dcn", "hstu"])
+def test_every_stage_variable_has_a_gradient_and_the_table_a_sparse_one(stage, backbone):
+    model = make(stage, f"model.backbone={backbone}")
+    with tf.GradientTape() as tape:
+        loss = model.compute_loss(batch_for(), training=True)
+    gradients = tape.gradient(loss, model.stage_variables)
+    assert [v.name for v, g in zip(model.stage_variables, gradients, strict=True) if g is None] == []
+    table = [g for v, g in zip(model.stage_variables, gradients, strict=True) if v is model.embedding.table]
+    assert isinstance(table[0], tf.IndexedSlices)
+
+
+def test_finetuning_touches_looked_up_rows_only():
+    model = make()
+    model.optimizer = build_optimizer(model, 0.01, table_decay=0.1)
+    before = model.embedding.table.numpy()
+    model.train_step(batch_for())
+    rows = sorted(set(np.flatnonzero((model.embedding.table.numpy() != before).any(axis=1))))
+    offsets = np.array([0, 12, 34])
+    assert rows == sorted(set((IDS.numpy() + offsets).ravel()))
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_steps_lower_the_loss_of_a_batch(stage):
+    model = make(stage)
+    model.optimizer = build_optimizer(model, 0.01, table_decay=0.0)
+    losses = [float(model.train_step(batch_for())["loss"]) for _ in range(30)]
+    assert losses[-1] < 0.7 * losses[0]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return DataFolder.open(write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=100))
+
+
+def all_rows(batches):
+    return np.concatenate([np.c_[batch["ids"], batch["label"]] for batch in batches.as_numpy_iterator()])
+
+
+def test_training_order_is_a_function_of_seed_and_epoch(folder):
+    first, again, next_epoch, other_seed = (
+        all_rows(training_batches(folder, 20, seed, epoch, 1000)) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    assert (first == again).all()
+    assert (first != next_epoch).any() and (first != other_seed).any()
+    assert sorted(map(tuple, first)) == sorted(map(tuple, next_epoch))
+
+
+def test_evaluation_reads_every_row_once_and_training_drops_the_short_batch(folder):
+    assert len(all_rows(evaluation_batches(folder, "valid", batch_size=7))) == 50
+    assert len(all_rows(training_batches(folder, 30, 1, 0, 1000))) == 90
+    assert steps_per_epoch(folder, 30) == 3
+
+
+def test_a_split_smaller_than_a_batch_is_used_whole(folder):
+    assert len(all_rows(training_batches(folder, 1000, 1, 0, 1000))) == 100
+
+
+def test_a_missing_data_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="absent does not exist: write it with `python -m preprocessing.task"):
+        DataFolder.open(tmp_path / "absent")
+
+
+def test_a_folder_without_manifest_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has no manifest.json, so it is unfinished"):
+        DataFolder.open(tmp_path)
+
+
+def test_a_lost_file_is_named(tmp_path):
+    folder = write_data_folder(tmp_path / "data", rows=10)
+    (folder / "valid" / "part-00001-of-00002.tfrecord").unlink()
+    with pytest.raises(UserError, match="valid/part-00001-of-00002.tfrecord is in manifest.json but not on disk"):
+        DataFolder.open(folder)
+
+
+def test_an_empty_split_is_refused(tmp_path):
+    folder = write_data_folder(tmp_path / "data", rows=10)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["test"] |= {"rows": 0, "files": []}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="split 'test' has no rows"):
+        evaluation_batches(DataFolder.open(folder), "test")

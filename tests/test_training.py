@@ -1,0 +1,212 @@
+"""Whole training runs as a user starts them, their checkpoints, and what they refuse."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from data_folders import write_data_folder
+
+from preprocessing.errors import UserError
+from trainer import loop, task
+from trainer.checkpoints import StageCheckpoints, TrainingState, load_trained, restore_model
+from trainer.config import load_config
+from trainer.input import DataFolder
+from trainer.model import DGenCTR
+from trainer.optimizers import build_optimizer
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[16]", "pretrain.epochs=2", "pretrain.batch_size=64",
+         "finetune.epochs=2", "finetune.batch_size=64", "finetune.learning_rate=0.01", "pretrain.learning_rate=0.01"]
+
+
+def flags(data, model, *assignments):
+    sets = [part for assignment in (*SMALL, *assignments) for part in ("--set", assignment)]
+    return ["--data_dir", str(data), "--model_dir", str(model), *sets]
+
+
+def run_task(*arguments):
+    command = [sys.executable, "-m", "trainer.task", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=1024)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data):
+    """A model folder after the three commands a user types, and what they printed."""
+    model = tmp_path_factory.mktemp("model") / "run"
+    output = {}
+    for stage in ("pretrain", "finetune", "evaluate"):
+        done = run_task(f"--stage={stage}", *flags(data, model))
+        assert done.returncode == 0, done.stderr
+        output[stage] = done.stdout
+    return model, output
+
+
+def test_commands_say_what_happens(trained):
+    model, output = trained
+    assert "pretrain epoch 2/2" in output["pretrain"] and "samples/s" in output["pretrain"]
+    assert "transferred all" in output["finetune"]
+    assert "field_scoring" in output["finetune"]
+    assert "AUC" in output["evaluate"] and str(model / "report" / "REPORT.md") in output["evaluate"]
+
+
+def test_model_folder_is_complete(trained):
+    model, _ = trained
+    for name in ("config.yaml", "environment.json", "schema.yaml", "pretrain/config.yaml", "finetune/checkpoints/best.json"):
+        assert (model / name).is_file(), name
+    for stage in ("pretrain", "finetune"):
+        assert list((model / stage / "tensorboard").glob("events.*"))
+    metrics = json.loads((model / "report" / "metrics.json").read_text())
+    assert metrics["split"] == "test" and metrics["rows"] == 512 and 0.5 < metrics["auc"] < 1
+    report = (model / "report" / "REPORT.md").read_text()
+    for image in ("learning_curves", "calibration", "scores", "field_losses"):
+        assert f"({image}.png)" in report
+        assert (model / "report" / f"{image}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_history_records_every_field_and_the_label(trained):
+    record = StageCheckpoints(trained[0], "pretrain").history()[-1]
+    for part in ("train", "valid"):
+        assert {"loss", "user", "item", "hour", "label"} <= record[part].keys()
+
+
+def test_a_new_process_predicts_the_same(trained, data):
+    model_dir, _ = trained
+    here = loop.predict(load_trained(model_dir), DataFolder.open(data), "test").logits
+    script = ("import sys, trainer; import numpy as np; from trainer import loop; from trainer.checkpoints import load_trained;"
+              "from trainer.input import DataFolder; np.save(sys.argv[3], loop.predict(load_trained(sys.argv[1]),"
+              "DataFolder.open(sys.argv[2]), 'test').logits)")
+    output = model_dir / "logits.npy"
+    subprocess.run([sys.executable, "-c", script, str(model_dir), str(data), str(output)], cwd=ROOT, check=True, timeout=300,
+                   capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    np.testing.assert_allclose(np.load(output), here, atol=1e-6)
+
+
+def test_calling_a_finished_stage_again_does_nothing(trained, data, capsys):
+    assert task.main(["--stage=pretrain", *flags(data, trained[0])]) == 0
+    assert "already finished after epoch 2" in capsys.readouterr().out
+
+
+def test_a_longer_run_continues_after_the_last_epoch(trained, data, tmp_path, capsys):
+    model = shutil.copytree(trained[0], tmp_path / "copy")
+    assert task.main(["--stage=pretrain", *flags(data, model, "pretrain.epochs=3")]) == 0
+    printed = capsys.readouterr().out
+    assert "continuing after epoch 2" in printed and "pretrain epoch 3/3" in printed
+    assert [record["epoch"] for record in StageCheckpoints(model, "pretrain").history()] == [1, 2, 3]
+
+
+def test_finetuning_starts_from_every_pretrained_parameter(trained, data):
+    model_dir, _ = trained
+    pretrained = StageCheckpoints(model_dir, "pretrain")
+    model = DGenCTR(DataFolder.open(data).schema, pretrained.config(), "finetune")
+    loaded = restore_model(model, pretrained.best())
+    assert loaded == sum(int(tf.size(v)) for v in model.variables)
+    stored = tf.train.load_checkpoint(str(pretrained.best() / "model"))
+    keys = [key for key in stored.get_variable_to_shape_map() if key.endswith("VALUE")]
+    assert len(keys) == len(model.named_variables())
+
+
+def user_error(capsys, *arguments) -> str:
+    assert task.main(list(arguments)) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_finetuning_without_pretraining_needs_the_flag(data, tmp_path, capsys):
+    message = user_error(capsys, "--stage=finetune", *flags(data, tmp_path / "new"))
+    assert "no pre-trained checkpoint in" in message and "--from_scratch" in message
+    assert not (tmp_path / "new" / "finetune" / "checkpoints").exists()
+
+
+def test_finetuning_from_scratch_with_the_flag(data, tmp_path, capsys):
+    assert task.main(["--stage=finetune", "--from_scratch", *flags(data, tmp_path / "new", "model.backbone=hstu")]) == 0
+    assert "starting from random parameters" in capsys.readouterr().out
+    assert load_trained(tmp_path / "new").run_config.model.backbone == "hstu"
+
+
+def test_another_configuration_is_refused_with_the_difference(trained, data, capsys):
+    message = user_error(capsys, "--stage=pretrain", *flags(data, trained[0], "pretrain.learning_rate=0.5", "seed=9"))
+    assert "pretrain.learning_rate: 0.01 -> 0.5" in message and "seed: 1 -> 9" in message
+
+
+def test_another_network_than_the_pretrained_one_is_refused(trained, data, tmp_path, capsys):
+    shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
+    message = user_error(capsys, "--stage=finetune", *flags(data, tmp_path / "run", "model.embedding_dim=8"))
+    assert "has another network (model.embedding_dim: 4 -> 8)" in message
+
+
+def test_data_of_another_schema_is_refused(trained, data, tmp_path, capsys):
+    other = shutil.copytree(data, tmp_path / "other")
+    schema = other / "schema.yaml"
+    schema.write_text(schema.read_text().replace("min_count: 1", "min_count: 2", 1))
+    assert "with another schema" in user_error(capsys, "--stage=finetune", *flags(other, trained[0]))
+    assert "another schema.yaml" in user_error(capsys, "--stage=evaluate", *flags(other, trained[0]))
+
+
+def test_evaluating_an_untrained_folder_is_refused(data, tmp_path, capsys):
+    message = user_error(capsys, "--stage=evaluate", *flags(data, tmp_path))
+    assert "has no fine-tuned checkpoint" in message and "--stage=finetune" in message
+
+
+def test_an_error_has_no_traceback_unless_asked():
+    arguments = ["--stage=evaluate", "--data_dir", "absent", "--model_dir", "absent"]
+    plain, detailed = run_task(*arguments), run_task(*arguments, "--traceback")
+    assert plain.returncode == detailed.returncode == 2
+    assert "error: data folder absent does not exist" in plain.stderr and "Traceback" not in plain.stderr
+    assert "Traceback" in detailed.stderr
+
+
+def test_an_exploding_loss_stops_with_step_and_part(data, tmp_path, capsys):
+    message = user_error(capsys, "--stage=finetune", "--from_scratch",
+                         *flags(data, tmp_path / "new", "finetune.learning_rate=1e38"))
+    assert "is not finite" in message and "finetune step" in message and "Lower finetune.learning_rate" in message
+
+
+@pytest.fixture
+def model_and_checkpoints(data, tmp_path):
+    config = load_config(None, SMALL)
+    model = DGenCTR(DataFolder.open(data).schema, config, "finetune")
+    optimizer = build_optimizer(model, 0.01, 0.0)
+    return model, optimizer, StageCheckpoints(tmp_path, "finetune")
+
+
+def test_only_the_last_and_the_best_checkpoint_are_kept(model_and_checkpoints):
+    model, optimizer, checkpoints = model_and_checkpoints
+    for epoch, is_best in ((1, True), (2, True), (3, False), (4, False)):
+        checkpoints.save(model, optimizer, TrainingState(learning_rate=0.01, epoch=epoch), is_best)
+    assert sorted(path.name for path in checkpoints.folder.glob("epoch-*")) == ["epoch-0002", "epoch-0004"]
+    assert checkpoints.best().name == "epoch-0002" and checkpoints.last().name == "epoch-0004"
+
+
+def test_a_half_written_checkpoint_is_ignored_and_cleaned_up(model_and_checkpoints):
+    model, optimizer, checkpoints = model_and_checkpoints
+    checkpoints.save(model, optimizer, TrainingState(learning_rate=0.01, epoch=1), True)
+    (checkpoints.folder / ".epoch-0002.partial").mkdir()
+    assert checkpoints.last().name == "epoch-0001"
+    checkpoints.save(model, optimizer, TrainingState(learning_rate=0.01, epoch=2), False)
+    assert not list(checkpoints.folder.glob(".*"))
+
+
+def test_a_variable_missing_from_a_checkpoint_is_named(model_and_checkpoints, tmp_path):
+    model, *_ = model_and_checkpoints
+    variables = model.named_variables()
+    lost, shrunk, *_ = [name for name in variables if name.startswith("backbone")]
+    stored = {name: variable for name, variable in variables.items() if name not in (lost, shrunk)}
+    tf.train.Checkpoint(**stored, **{shrunk: tf.Variable([1.0])}, surplus=tf.Variable(1.0)).write(str(tmp_path / "model"))
+    before = [v.numpy() for v in model.variables]
+    with pytest.raises(UserError, match="nothing was loaded") as error:
+        restore_model(model, tmp_path)
+    assert f"{lost} is not in the checkpoint" in str(error.value)
+    assert "surplus is not in the model" in str(error.value)
+    assert f"{shrunk} has shape [1] in the checkpoint" in str(error.value)
+    for old, variable in zip(before, model.variables, strict=True):
+        np.testing.assert_array_equal(old, variable.numpy())
