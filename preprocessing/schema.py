@@ -4,6 +4,8 @@ A user writes a schema without `rows` and `offset`; preprocessing fills them in 
 data folder. Everything that needs to know what a field is asks here.
 """
 
+import hashlib
+import json
 import keyword
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -274,3 +276,9 @@ def load_data_folder_schema(data_dir: str | Path) -> Schema:
     schema = load_schema(data_dir / SCHEMA_FILE)
     _ = schema.field_rows
     return schema
+
+
+def train_checksum(data_dir: str | Path) -> str:
+    """Identifies the training rows of a finished data folder, and with them its vocabularies and buckets."""
+    manifest = json.loads((Path(data_dir) / MANIFEST_FILE).read_text(encoding="utf-8"))
+    return hashlib.sha256(json.dumps(manifest["splits"]["train"], sort_keys=True).encode()).hexdigest()

@@ -5,6 +5,7 @@
 """
 
 import fcntl
+import json
 import os
 import shutil
 import subprocess
@@ -19,13 +20,14 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import SCHEMA_FILE, Schema, load_data_folder_schema
+from preprocessing.schema import SCHEMA_FILE, Schema, load_data_folder_schema, train_checksum
 from serving.served_model import ClickModel, save_served_model
 from serving.signatures import DEFAULT_SIGNATURE, LOGIT_OUTPUT, NAMED_SIGNATURE, PROBABILITY_OUTPUT, raw_dtypes
 from serving.versions import find_versions
 from serving.warmup import write_warmup
 
 TOLERANCE = 1e-5
+ENVIRONMENT_FILE = "environment.json"
 STAGING_PREFIX = ".export-"
 RAW_SAMPLES = Path("samples") / "raw.tfrecord"
 RECORD_SAMPLES = Path("samples") / "records.tfrecord"
@@ -40,14 +42,15 @@ def export(model_dir: str | Path, data_dir: str | Path, base_path: str | Path) -
       base_path: the model base path that a server polls; the new version is the highest one there plus 1.
 
     Raises:
-      UserError: no fine-tuned checkpoint, a data folder of another schema, no sample rows, or an exported model
-        whose answers differ from the trainer's by more than 1e-5. Nothing is published then.
+      UserError: no fine-tuned checkpoint, a data folder of another schema or other training rows, no sample rows, or an
+        exported model whose answers differ from the trainer's by more than 1e-5. Nothing is published then.
     """
     from trainer.checkpoints import load_trained
 
     model_dir, data_dir = Path(model_dir), Path(data_dir)
     model = load_trained(model_dir)
     _require_same_schema(model.schema, load_data_folder_schema(data_dir), model_dir, data_dir)
+    _require_same_training_rows(model_dir, data_dir)
     return publish(model, data_dir, Path(base_path))
 
 
@@ -66,7 +69,9 @@ def publish(model: ClickModel, data_dir: Path, base_path: Path) -> Path:
                 "the ids of its own sample records; preprocess and train again with the installed versions"
             )
         _sync_to_disk(staging)
-        return _publish_next_version(staging, base_path)
+        version_dir = _publish_next_version(staging, base_path)
+    print(f"export: published {version_dir}")
+    return version_dir
 
 
 def _require_same_schema(trained: Schema, given: Schema, model_dir: Path, data_dir: Path) -> None:
@@ -82,6 +87,17 @@ def _require_same_schema(trained: Schema, given: Schema, model_dir: Path, data_d
         f"data folder {data_dir} does not belong to model folder {model_dir}: their {SCHEMA_FILE} differ in "
         f"{', '.join(differing) or 'the order of fields'}; give the --data_dir that the model was trained on"
     )
+
+
+def _require_same_training_rows(model_dir: Path, data_dir: Path) -> None:
+    """Equal schemas do not mean equal vocabularies: other rows put other values in the same number of table rows."""
+    environment = json.loads((model_dir / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    if environment["train_checksum"] != train_checksum(data_dir):
+        raise UserError(
+            f"data folder {data_dir} was not written from the rows that the model in {model_dir} was trained on (expected "
+            f"the content of {environment['data_folder']} at that time), so its vocabularies may give other ids; give the "
+            "--data_dir that the model was trained on, or train again on this one"
+        )
 
 
 def _read_samples(data_dir: Path) -> tuple[list[bytes], list[bytes]]:

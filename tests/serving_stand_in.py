@@ -1,6 +1,7 @@
 """A tiny data folder and model, made by hand: what serving's tests export and serve."""
 
 import itertools
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -79,7 +80,7 @@ def write_data_folder(data_dir: Path) -> Path:
         transform = (train, metadata) | tft_beam.AnalyzeDataset(_preprocess)
         _ = transform | tft_beam.WriteTransformFn(str(data_dir))
     (data_dir / SCHEMA_FILE).write_text(schema().to_yaml())
-    (data_dir / MANIFEST_FILE).write_text("{}")
+    (data_dir / MANIFEST_FILE).write_text(json.dumps({"splits": {"train": {"rows": len(train)}}}))
     write_samples(data_dir, [raw_example(*row) for row in ROWS], [record(expected_ids(*row)) for row in ROWS])
     return data_dir
 

@@ -1,7 +1,9 @@
 """Export: what is written, what is refused, and that a kill leaves nothing that a server would load."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +13,9 @@ import pytest
 import serving_stand_in as stand_in
 import tensorflow as tf
 
+import trainer.checkpoints
 from preprocessing.errors import UserError
-from preprocessing.schema import SCHEMA_FILE
+from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, train_checksum
 from serving import export as exporting
 from serving.export import RAW_SAMPLES, RECORD_SAMPLES, publish
 from serving.signatures import DEFAULT_SIGNATURE, NAMED_SIGNATURE
@@ -157,14 +160,38 @@ def test_a_saved_model_that_does_not_load_is_not_published(data_dir, tmp_path, m
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_model_of_another_schema_is_refused(data_dir, tmp_path, monkeypatch):
+@pytest.fixture
+def model_dir(data_dir, tmp_path, monkeypatch):
+    """A model folder as training leaves it, with the stand-in for a trained model."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    content = {"data_folder": str(data_dir), "train_checksum": train_checksum(data_dir)}
+    (folder / "environment.json").write_text(json.dumps(content))
+    monkeypatch.setattr(trainer.checkpoints, "load_trained", lambda model_dir: stand_in.TableModel())
+    return folder
+
+
+def test_a_model_folder_is_exported(model_dir, data_dir, tmp_path, answers_without_a_process, capsys):
+    answers_without_a_process(probability=0.0, logit=0.0)
+    assert exporting.export(str(model_dir), str(data_dir), str(tmp_path / "base")) == tmp_path / "base" / "1"
+    assert f"export: published {tmp_path / 'base' / '1'}" in capsys.readouterr().out
+
+
+def test_a_data_folder_of_another_schema_is_refused(model_dir, data_dir, tmp_path, monkeypatch):
     model = stand_in.TableModel()
     model.schema = stand_in.schema(name="other", missing=["?"])
-    import trainer.checkpoints
-
     monkeypatch.setattr(trainer.checkpoints, "load_trained", lambda model_dir: model)
-    with pytest.raises(UserError, match=f"does not belong to model folder m: their {SCHEMA_FILE} differ in name, missing;"):
-        exporting.export("m", data_dir, tmp_path)
+    with pytest.raises(UserError, match=f"does not belong to model folder .*: their {SCHEMA_FILE} differ in name, missing;"):
+        exporting.export(model_dir, data_dir, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
+
+
+def test_a_data_folder_of_other_training_rows_is_refused(model_dir, data_dir, tmp_path):
+    other = shutil.copytree(data_dir, tmp_path / "other")
+    (other / MANIFEST_FILE).write_text(json.dumps({"splits": {"train": {"rows": 4}}}))
+    with pytest.raises(UserError, match="other was not written from the rows that the model in .* was trained on"):
+        exporting.export(model_dir, other, tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 def test_a_changed_field_is_named():

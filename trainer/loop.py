@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import SCHEMA_FILE
+from preprocessing.schema import SCHEMA_FILE, train_checksum
 from trainer.checkpoints import (
     CONFIG_FILE,
     StageCheckpoints,
@@ -116,6 +116,7 @@ def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFo
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "data_folder": str(data.path),
+        "train_checksum": train_checksum(data.path),
         "data_rows": {split: content["rows"] for split, content in data.manifest["splits"].items()},
     }
     write_atomically(model_dir / "environment.json", json.dumps(environment, indent=2))
