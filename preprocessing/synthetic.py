@@ -80,8 +80,8 @@ class Settings:
     seed: int = 1
     click_rate: float = 0.03
     shards: int = 4
-    users: int = 5_000
-    items: int = 2_000
+    users: int = 2_000
+    items: int = 1_000
     days: int = 14
 
     def __post_init__(self) -> None:
