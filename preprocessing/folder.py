@@ -32,26 +32,33 @@ def replaced_file(path: Path) -> Iterator[Path]:
 def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     """Yields an empty sibling folder of `output`, which becomes `output` if the block ends without an error.
 
-    What killed runs left behind is removed first. While the block runs, no other run can write the same output.
-
-    Raises:
-      UserError: `output` is finished and `overwrite` is false, is not a data folder, or is being written by another run.
+    While the block runs, no other run can write the same output. Raises as `prepare_output` does.
     """
+    prepare_output(output, overwrite)
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
-    _recover(output)
-    _check_free(output, overwrite)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     os.chmod(partial, 0o777 & ~_umask())
     lock = _lock(partial)
     try:
         yield partial
-        for leftover in partial.rglob(".*"):
-            leftover.unlink() if leftover.is_file() else shutil.rmtree(leftover)
+        for hidden in list(partial.rglob(".*")):
+            shutil.rmtree(hidden) if hidden.is_dir() else hidden.unlink(missing_ok=True)
         _publish(partial, output)
     finally:
         os.close(lock)
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def prepare_output(output: Path, overwrite: bool) -> None:
+    """Removes what killed runs left beside `output` and checks that it may be written.
+
+    Raises:
+      UserError: `output` is finished and `overwrite` is false, or is not a data folder, or another run is writing it.
+    """
+    output = output.absolute()
+    _recover(output)
+    _check_free(output, overwrite)
 
 
 def _check_free(output: Path, overwrite: bool) -> None:

@@ -1,16 +1,16 @@
 """The Beam pipeline, top to bottom: descriptors of files in, a data folder out.
 
-Two runs over the same descriptors. The first counts the training rows and gives the vocabularies and buckets, the second
-sends every row through the transform graph and writes it. Between stages go descriptors and counts, never rows; each
-worker writes its own shards, named after its descriptors, to the output's working folder, which all workers must share.
-The number of stages depends on nothing.
+Two runs over the same descriptors. The first counts the training rows and gives the vocabularies and buckets, the
+second sends every row through the transform graph and writes it. Between stages go descriptors and counts, never rows;
+each worker writes its own shards, named after its descriptors, to the output's working folder, which all workers must
+share. The number of stages is fixed.
 """
 
 import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -95,12 +95,13 @@ def run(job: Job, options: PipelineOptions, console: Console) -> None:
 # ---- Phases ----
 
 
-def _run_phase(title, descriptors, options, folder, console, transforms) -> None:
+def _run_phase(title: str, descriptors: tuple[Descriptor, ...], options: PipelineOptions, folder: Path,
+               console: Console, transforms: Callable[[beam.PCollection], beam.PCollection]) -> None:
+    """Runs `transforms` over the descriptors and shows progress under `title`."""
     total = sum(Path(one.path).stat().st_size for one in descriptors)
-    with ProgressDisplay(title, folder / _WORK / title / "progress", total, console):
-        with beam.Pipeline(options=options) as pipeline:
-            files = pipeline | "Files" >> beam.Create(descriptors) | "Spread" >> beam.Reshuffle()
-            transforms(files)
+    progress = ProgressDisplay(title, folder / _WORK / title / "progress", total, console)
+    with progress, beam.Pipeline(options=options) as pipeline:
+        transforms(pipeline | "Files" >> beam.Create(descriptors) | "Spread" >> beam.Reshuffle())
 
 
 @dataclass
@@ -176,7 +177,7 @@ def _reports(folder: Path, title: str, descriptors: tuple[Descriptor, ...]) -> l
 
 
 class _CountTraining(_FileWorker):
-    """Descriptor -> (place of the field, counts of its values in the descriptor's training rows), one for each field."""
+    """Descriptor -> (place of a field, counts of its values in the descriptor's training rows), once for each field."""
 
     def __init__(self, schema: Schema, folder: Path):
         super().__init__("analysing", folder)
@@ -321,7 +322,7 @@ def _check_budget(reports: list[_FileReport], max_rejected_share: float) -> None
         shown.append(f"{count:,} x {reason} (first: {first.path}, line {first.examples[reason]})")
     raise UserError(
         f"{rejected:,} of {seen:,} rows ({rejected / seen:.2%}) are malformed, more than --max_rejected_share "
-        f"{max_rejected_share:g} allows: {'; '.join(shown)}. Correct the schema or the files, or raise --max_rejected_share"
+        f"{max_rejected_share:g} allows: {'; '.join(shown)}. Correct the schema or the files, or raise the share"
     )
 
 

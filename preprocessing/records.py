@@ -60,16 +60,16 @@ def _floats(values: np.ndarray) -> pa.Array:
 
 
 def _varints(values: np.ndarray) -> pa.Array:
-    """Each row's integers as base-128 varints, one after another: little groups of 7 bits, the top bit says more follow."""
-    flat = values.astype(np.uint64).reshape(-1)
-    groups = max(1, -(-int(flat.max(initial=0)).bit_length() // 7))
-    shifts = np.arange(groups, dtype=np.uint64) * np.uint64(7)
-    parts = flat[:, None] >> shifts  # [integers, groups]
+    """Each row's integers as base-128 varints one after another: groups of 7 bits from the lowest, then more or not."""
+    bits = max(1, int(values.max(initial=0)).bit_length())
+    integer = np.uint32 if bits <= 32 else np.uint64
+    shifts = np.arange(0, bits, 7, dtype=integer)
+    parts = values.astype(integer).reshape(-1, 1) >> shifts  # [integers, groups]
     more = np.zeros(parts.shape, bool)
     more[:, :-1] = parts[:, 1:] > 0
     used = np.ones(parts.shape, bool)
     used[:, 1:] = more[:, :-1]
-    encoded = (parts & np.uint64(0x7F)).astype(np.uint8) | (more.astype(np.uint8) << 7)
+    encoded = (parts & integer(0x7F)).astype(np.uint8) | (more.astype(np.uint8) << 7)
     sizes = used.sum(axis=1).reshape(values.shape).sum(axis=1)
     return _slices(encoded[used].tobytes(), sizes)
 

@@ -120,7 +120,8 @@ def _label(batch: pa.RecordBatch, schema: Schema, reasons: _Reasons) -> np.ndarr
     positive = _is_in(column, label.positive)
     reasons.add(
         ~positive & ~_is_in(column, label.negative),
-        f"label (column {label.column!r}) is neither positive {list(label.positive)} nor negative {list(label.negative)}",
+        f"label (column {label.column!r}) is neither positive {list(label.positive)} "
+        f"nor negative {list(label.negative)}",
     )
     return positive.astype(np.int64)
 

@@ -22,8 +22,8 @@ def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
     _, unknown = parser.parse_known_args(list(flags))
     if unknown:
         raise UserError(
-            f"unknown argument {unknown[0]!r}: expected an option of preprocessing.task (see --help) or of Apache Beam; "
-            "check the spelling"
+            f"unknown argument {unknown[0]!r}: expected an option of preprocessing.task (see --help) or of Apache "
+            "Beam; check the spelling"
         )
     options = PipelineOptions(list(flags))
     standard = options.view_as(StandardOptions)

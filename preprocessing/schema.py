@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field as Setting, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import Field as Setting
 
 from preprocessing.errors import UserError
 
@@ -237,7 +238,12 @@ def describe_validation_error(error: ValidationError) -> str:
         place = ".".join(str(part) for part in problem["loc"]) or "the whole"
         received = problem.get("input")
         shown = "" if isinstance(received, dict | list) else f" (received {received!r})"
-        clauses.append(f"{place}: {problem['msg'].removeprefix('Value error, ')}{shown}")
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif problem["type"] == "union_tag_not_found":
+            message = f"needs the key {problem['ctx']['discriminator']}"
+        clauses.append(f"{place}: {message}{shown}")
     return "; ".join(clauses)
 
 

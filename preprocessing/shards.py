@@ -10,7 +10,6 @@ import pyarrow as pa
 import tensorflow as tf
 
 from preprocessing.folder import replaced_file
-from preprocessing.records import serialize_records
 from preprocessing.rows import Rows
 from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW
 from preprocessing.sources import Descriptor, Rejection

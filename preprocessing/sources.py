@@ -113,7 +113,10 @@ def _files_of_splits(patterns: list[str], split: FilesSplit) -> list[Descriptor]
         paths = _expand([os.path.join(glob.escape(patterns[0]), getattr(split, name))])
         for path in paths:
             if owner.setdefault(path, name) != name:
-                raise UserError(f"file {path} belongs to both the {owner[path]} and the {name} split: the patterns under `split` in the schema must not overlap")
+                raise UserError(
+                    f"file {path} belongs to both the {owner[path]} and the {name} split: the patterns under `split` "
+                    "in the schema must not overlap"
+                )
         descriptors += [Descriptor(index, len(paths), path, name) for index, path in enumerate(paths)]
     return descriptors
 
@@ -122,10 +125,13 @@ def _expand(patterns: list[str]) -> list[str]:
     paths = set()
     for pattern in patterns:
         if os.path.isdir(pattern):
-            raise UserError(f"--input {pattern} is a folder, expected files: give a glob such as '{os.path.join(pattern, '*.csv')}'")
+            example = os.path.join(pattern, "*.csv")
+            raise UserError(f"--input {pattern} is a folder, expected files: give a glob such as '{example}'")
         found = [path for path in (glob.glob(pattern) or glob.glob(glob.escape(pattern))) if os.path.isfile(path)]
         if not found:
-            raise UserError(f"no file matches {pattern!r}: expected at least one CSV or TSV file; check the path and the spelling")
+            raise UserError(
+                f"no file matches {pattern!r}: expected at least one CSV or TSV file; check the path and the spelling"
+            )
         paths.update(found)
     return sorted(paths)
 
@@ -238,16 +244,19 @@ def _read_blocks(path: str, schema: Schema) -> Iterator[Block]:
             chunk = _read(stream, path)
             final = not chunk
             rest += chunk
+            while rest.endswith(b"\r") and (following := _read(stream, path, 1)):
+                rest += following  # do not part a carriage return from its line feed
             if final and rest and not rest.endswith((b"\n", b"\r")):
                 rest += b"\n"
             data, rest, unclosed = _cut(rest, schema.separator, final)
             if not data and len(rest) > MAX_RECORD_BYTES:
                 raise UserError(
-                    f"file {path}, line {line}: the line is longer than {MAX_RECORD_BYTES >> 20} MiB, expected a CSV or "
-                    "TSV file; check that the file is text and its lines end in a line feed"
+                    f"file {path}, line {line}: the line is longer than {MAX_RECORD_BYTES >> 20} MiB, expected a CSV "
+                    "or TSV file; check that the file is text and its lines end in a line feed"
                 )
             if data:
-                rejections = [Rejection(line + before, "opening quote is never closed", text) for before, text in unclosed]
+                reason = "opening quote is never closed"
+                rejections = [Rejection(line + before, reason, text) for before, text in unclosed]
                 yield Block(data, line, raw.tell(), rejections)
                 line += _count_lines(data)
 
@@ -322,9 +331,9 @@ def _open(path: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
             yield stream, raw
 
 
-def _read(stream: BinaryIO, path: str) -> bytes:
+def _read(stream: BinaryIO, path: str, size: int | None = None) -> bytes:
     with _readable(path):
-        return stream.read(BLOCK_BYTES)
+        return stream.read(size or BLOCK_BYTES)
 
 
 def _readline(stream: BinaryIO, path: str) -> bytes:

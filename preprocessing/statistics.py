@@ -43,9 +43,10 @@ class ValueCounts:
 class NumberCounts:
     """A histogram of float32 numbers whose cells are as fine as `MAX_CELLS` allows.
 
-    Cell = (order-preserving integer of the float) >> shift. At shift 0, which holds up to `MAX_CELLS` different numbers,
-    it is exact; every step of shift halves the relative resolution, from 2^-23. The shift is the least one at which the
-    cells fit, and no part of the rows can need a larger one than the whole: hence merging is order-independent.
+    Cell = (order-preserving integer of the float) >> shift. At shift 0, which holds up to `MAX_CELLS` different
+    numbers, it is exact; every step of shift halves the relative resolution, from 2^-23. The shift is the least one at
+    which the cells fit, and no part of the rows can need a larger one than the whole: so the order of merging does not
+    matter.
 
     Attributes:
       cells: uint32, ascending; counts: int64, of the same length.
@@ -139,8 +140,10 @@ class Vocabulary:
 
     @classmethod
     def build(cls, counts: ValueCounts, field: CategoricalField, missing: tuple[str, ...]) -> "Vocabulary":
-        """Keeps values by `min_count` and `max_size`. A text with a line end in it cannot stand in a vocabulary file (nor
-        be read back by TensorFlow's table), so it trains the unknown row."""
+        """Keeps values by `min_count` and `max_size`.
+
+        A text with a line end in it cannot stand in a vocabulary file, so it trains the unknown row.
+        """
         table = counts.table
         is_missing = pc.is_in(table["value"], value_set=pa.array(["", *missing]))
         absent = int(pc.sum(table.filter(is_missing)["count"]).as_py() or 0)
@@ -168,14 +171,15 @@ class Buckets:
       boundaries: float32 [buckets - 1], ascending; bucket i holds boundaries[i-1] <= x < boundaries[i].
       mean, deviation: of the finite numbers; deviation is the population's, 1 where all are equal.
       frequencies: int64 [2 + buckets]: occurrences of the missing row, the unknown row (0) and each bucket.
+      lowest, highest: finite numbers seen, to the resolution of the histogram.
     """
 
     boundaries: np.ndarray
     mean: float
     deviation: float
     frequencies: np.ndarray
-    lowest: float
-    highest: float
+    lowest: float | None
+    highest: float | None
 
     @classmethod
     def build(cls, counts: NumberCounts, field: NumericField) -> "Buckets":
@@ -185,7 +189,7 @@ class Buckets:
         per_bucket[0] += counts.low
         per_bucket[-1] += counts.high
         mean, deviation = _moments(edges.astype(np.float64), counts.counts)
-        lowest, highest = (float(edges[0]), float(edges[-1])) if len(edges) else (0.0, 0.0)
+        lowest, highest = (float(edges[0]), float(edges[-1])) if len(edges) else (None, None)
         frequencies = np.array([counts.missing, 0, *per_bucket], np.int64)
         return cls(edges[firsts], mean, deviation, frequencies, lowest, highest)
 

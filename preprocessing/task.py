@@ -1,15 +1,26 @@
 """`python -m preprocessing.task`: a raw click log to a data folder."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from preprocessing import errors
 from preprocessing.datasets import RECIPES
 from preprocessing.errors import UserError
+from preprocessing.folder import prepare_output
 from preprocessing.schema import load_schema
+from preprocessing.sources import find_files
+
+_WIDTH = 120  # of what is printed where there is no terminal
+
+_DESCRIPTION = """\
+Reads click logs and writes what training and serving need: vocabularies and quantile
+buckets (from the training split only), packed TFRecords of ids, statistics, and the
+transform graph that is later part of the served model.
+"""
 
 _EXAMPLES = """\
 examples:
@@ -36,33 +47,33 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
+    recipes = "; ".join(f"{name}: {one.title} ({one.how_to_get}; {one.terms})" for name, one in RECIPES.items())
     parser = argparse.ArgumentParser(
         prog="python -m preprocessing.task", description=_DESCRIPTION, epilog=_EXAMPLES, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--schema", type=Path, metavar="FILE", help="YAML description of the log: label, fields, split")
-    recipes = "; ".join(f"{name}: {recipe.title} ({recipe.how_to_get}; {recipe.terms})" for name, recipe in RECIPES.items())
-    source.add_argument("--dataset", choices=RECIPES, help=f"a public data set instead of a schema. {recipes}")
-    parser.add_argument("--input", nargs="+", required=True, metavar="GLOB",
-                        help="CSV or TSV files, plain or gzipped; the folder, where the schema splits by files or with --dataset")
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR",
-                        help="the data folder to write; it appears only when it is finished")
-    parser.add_argument("--compression", choices=("none", "gzip"), default="none",
-                        help="of the records: gzip is about 3 times smaller and 2 times slower to read (default: none)")
-    parser.add_argument("--max_rejected_share", type=float, default=0.01, metavar="SHARE",
-                        help="fail if more than this share of the rows is malformed (default: 0.01); malformed rows are "
-                             "listed in DIR/rejected")
-    parser.add_argument("--overwrite", action="store_true", help="replace a finished data folder, in one step at the end")
+    source.add_argument(
+        "--schema", type=Path, metavar="FILE", help="YAML description of the log: label, fields, split")
+    source.add_argument(
+        "--dataset", choices=RECIPES, help=f"a public data set instead of a schema. {recipes}")
+    parser.add_argument(
+        "--input", nargs="+", required=True, metavar="GLOB",
+        help="CSV or TSV files, plain or gzipped; with --dataset, or where the schema splits by files: their folder")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR",
+        help="the data folder to write; it appears only when it is finished")
+    parser.add_argument(
+        "--compression", choices=("none", "gzip"), default="none",
+        help="of the records: gzip is smaller and slower to read (default: none)")
+    parser.add_argument(
+        "--max_rejected_share", type=float, default=0.01, metavar="SHARE",
+        help="fail if more than this share of the rows is malformed (default: 0.01); malformed rows are listed in "
+             "DIR/rejected")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a finished data folder, in one step at the end")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     return parser
-
-
-_DESCRIPTION = """\
-Reads click logs and writes what training and serving need: vocabularies and quantile
-buckets (from the training split only), packed TFRecords of ids, statistics, and the
-transform graph that is later part of the served model.
-"""
 
 
 def _main(argv: Sequence[str]) -> None:
@@ -70,21 +81,20 @@ def _main(argv: Sequence[str]) -> None:
     if not 0 <= flags.max_rejected_share <= 1:
         raise UserError(f"--max_rejected_share: expected a share from 0 to 1, received {flags.max_rejected_share}")
     schema = load_schema(flags.schema) if flags.schema else RECIPES[flags.dataset].resolve(Path(flags.input[0]))
-    # TensorFlow and Beam take seconds to import: after everything that can be checked without them.
-    from preprocessing.sources import find_files
     descriptors = find_files(flags.input, schema)
-    from rich.console import Console
+    prepare_output(flags.output, flags.overwrite)
 
-    from preprocessing import pipeline
-    from preprocessing.runner import parse_beam_options
-    options = parse_beam_options(beam_flags)
-    logging.getLogger("apache_beam").setLevel(logging.ERROR)
+    # Beam and TensorFlow take seconds to import: only after everything that can be checked without them.
+    from preprocessing import pipeline, runner
+
+    options = runner.parse_beam_options(beam_flags)
     job = pipeline.Job(
         schema=schema, descriptors=tuple(descriptors), output=flags.output, overwrite=flags.overwrite,
         compression="GZIP" if flags.compression == "gzip" else "", max_rejected_share=flags.max_rejected_share,
         command=("python", "-m", "preprocessing.task", *argv),
     )
-    pipeline.run(job, options, Console())
+    console = Console()
+    pipeline.run(job, options, console if console.is_terminal else Console(width=_WIDTH))
 
 
 if __name__ == "__main__":

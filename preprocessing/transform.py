@@ -1,4 +1,4 @@
-"""The transform graph: raw features to `ids` and `values`, the same operations in preprocessing and in the served model."""
+"""The transform graph: raw features to `ids` and `values`, the same in preprocessing and in the served model."""
 
 import json
 from collections.abc import Callable
@@ -84,10 +84,8 @@ def make_preprocessing_fn(schema: Schema, data_dir: Path) -> Callable[[dict[str,
 
 def _categorical_ids(x: tf.Tensor, missing: tuple[str, ...], vocabulary: str, size: int) -> tf.Tensor:
     """Row 0 for missing, 1 (= -1 + 2) for a value that is not in the vocabulary, 2.. for line 0.. of the vocabulary."""
-    if size:
-        line = tft.apply_vocabulary(x, vocabulary, default_value=-1)
-    else:
-        line = -tf.ones_like(x, tf.int64)  # TensorFlow refuses an empty table.
+    # TensorFlow refuses an empty table.
+    line = tft.apply_vocabulary(x, vocabulary, default_value=-1) if size else -tf.ones_like(x, tf.int64)
     is_missing = tf.reduce_any(x[:, None] == tf.constant(["", *missing]), axis=1)  # [B, texts] -> [B]
     return tf.where(is_missing, tf.constant(MISSING_ROW, tf.int64), line + SPECIAL_ROWS)
 

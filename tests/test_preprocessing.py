@@ -163,14 +163,14 @@ def test_ids_and_values_are_those_of_the_rows(data_dir):
         42, len(scale["boundaries"]) + 3, len(vocabularies["item"]) + 2, 6]
     for split in SPLITS:
         records = read_records(data_dir, split)
-        for ids, values, label, time_ in zip(records["ids"], records["values"], records["label"], records["timestamp"], strict=True):
-            row = int(time_[0])
+        for place, row in enumerate(records["timestamp"][:, 0].astype(int)):
+            ids, values, label = records["ids"][place], records["values"][place], records["label"][place]
             _, click, user, price, item, note = rows[row].rstrip("\n").split(",", 5)
             note = texts.get(note, note)
-            for place, (name, text) in {0: ("user", user), 2: ("item", item), 3: ("note", note)}.items():
+            for field, (name, text) in {0: ("user", user), 2: ("item", item), 3: ("note", note)}.items():
                 vocabulary = vocabularies[name]
                 expected = 0 if text in ("", "NULL") else vocabulary.index(text) + 2 if text in vocabulary else 1
-                assert ids[place] == expected, (row, name)
+                assert ids[field] == expected, (row, name)
             number = np.float32("nan" if price in ("", "NULL") else price)
             bucket = np.searchsorted(np.float32(scale["boundaries"]), number, side="right")
             assert ids[1] == (0 if np.isnan(number) else bucket + 2)
@@ -183,8 +183,8 @@ def test_vocabularies_come_from_the_training_split_only(data_dir):
     rows = make_rows()
     train = read_records(data_dir, "train")["timestamp"][:, 0].astype(int)
     items, counts = np.unique([rows[row].split(",")[4] for row in train], return_counts=True)
-    expected = [item for _, item in sorted((-count, item) for item, count in zip(items, counts, strict=True) if count >= 3)]
-    assert (data_dir / "vocabularies" / "item.txt").read_text().split() == expected
+    kept = sorted((-count, item) for item, count in zip(items, counts, strict=True) if count >= 3)
+    assert (data_dir / "vocabularies" / "item.txt").read_text().split() == [item for _, item in kept]
 
 
 def test_frequencies_count_the_training_records(data_dir):
@@ -204,7 +204,8 @@ def test_statistics_agree_with_the_records(data_dir):
         assert found["label_rate"] == pytest.approx(records["label"].mean())
         assert found["fields"]["note"]["missing_share"] == pytest.approx((records["ids"][:, 3] == 0).mean())
         assert found["fields"]["item"]["unknown_share"] == pytest.approx((records["ids"][:, 2] == 1).mean())
-    assert statistics["fields"]["item"]["unknown_share"] == statistics["splits"]["train"]["fields"]["item"]["unknown_share"]
+    in_train = statistics["splits"]["train"]["fields"]["item"]
+    assert statistics["fields"]["item"]["unknown_share"] == in_train["unknown_share"] > 0
     assert statistics["fields"]["user"]["kind"] == "categorical"
 
 
@@ -298,9 +299,11 @@ def test_frappe_says_what_to_download(tmp_path, capsys):
     (tmp_path / "frappe" / "valid.csv").unlink()
     arguments = ("--dataset=frappe", f"--input={tmp_path / 'frappe'}", f"--output={tmp_path / 'data'}")
     assert "expected one of valid.csv and valid.csv.gz" in failed(capsys, *arguments)
-    (tmp_path / "frappe" / "valid.csv").write_text("label,item,user,daytime,weekday,isweekend,homework,cost,weather,country,city\n")
+    columns = "label,item,user,daytime,weekday,isweekend,homework,cost,weather,country,city\n"
+    (tmp_path / "frappe" / "valid.csv").write_text(columns)
     assert "does not look like the publisher's file" in failed(capsys, *arguments)
-    assert "expected a folder with the publisher's files" in failed(capsys, "--dataset=frappe", "--input=nowhere", "--output=x")
+    message = failed(capsys, "--dataset=frappe", "--input=nowhere", "--output=x")
+    assert "expected a folder with the publisher's files" in message
 
 
 # ---- Errors ----
@@ -365,7 +368,7 @@ def test_a_split_without_rows(one_file, capsys):
 
 def test_a_truncated_file(one_file, capsys, tmp_path):
     arguments = one_file(GOOD)
-    noise = "".join(f"{number},1,u,1,{value},n\n" for number, value in enumerate(np.random.default_rng(0).random(400_000)))
+    noise = "".join(f"1,1,u,1,{value},n\n" for value in np.random.default_rng(0).random(400_000))
     (tmp_path / "log.csv").write_bytes(gzip.compress((HEADER + noise).encode(), 1)[:-1000])
     assert "truncated or damaged" in failed(capsys, *arguments)
 
@@ -406,10 +409,12 @@ def test_a_killed_run_leaves_nothing_whole_and_the_next_one_cleans_up(work, data
     output = tmp_path / "data"
     arguments = [f"--input={work / 'log' / 'log-*'}", f"--schema={work / 'schema.yaml'}", f"--output={output}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "preprocessing.task", *arguments], env=environment,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    log = work / "killed.log"
+    with log.open("w") as stream:
+        process = subprocess.Popen([sys.executable, "-m", "preprocessing.task", *arguments], env=environment,
+                                   stdout=stream, stderr=stream)
     while not list(tmp_path.glob(".data.partial-*/schema.yaml")):
-        assert process.poll() is None
+        assert process.poll() is None, log.read_text()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGSTOP)
     assert "is being written by another run" in failed(capsys, *arguments)

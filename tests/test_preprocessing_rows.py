@@ -98,5 +98,7 @@ def test_records_without_numbers_group_or_time():
         "ids": tf.io.FixedLenFeature([1], tf.int64), "values": tf.io.FixedLenFeature([0], tf.float32),
         "label": tf.io.FixedLenFeature([1], tf.int64),
     })
-    assert {name: tensor.numpy().tolist() for name, tensor in parsed.items()} == {"ids": [7], "values": [], "label": [0]}
-    assert len(serialize_records(np.zeros([0, 1], int), np.zeros([0, 0], np.float32), np.zeros(0, int), None, None)) == 0
+    received = {name: tensor.numpy().tolist() for name, tensor in parsed.items()}
+    assert received == {"ids": [7], "values": [], "label": [0]}
+    none = serialize_records(np.zeros([0, 1], int), np.zeros([0, 0], np.float32), np.zeros(0, int), None, None)
+    assert len(none) == 0

@@ -10,11 +10,13 @@ from preprocessing.statistics import Accumulator, Buckets, NumberCounts, ValueCo
 
 
 def vocabulary(texts, missing=(), **settings):
-    return Vocabulary.build(ValueCounts.of(pa.array(texts, pa.string())), CategoricalField(name="f", kind="categorical", **settings), missing)
+    field = CategoricalField(name="f", kind="categorical", **settings)
+    return Vocabulary.build(ValueCounts.of(pa.array(texts, pa.string())), field, missing)
 
 
 def buckets(numbers, count):
-    return Buckets.build(NumberCounts.of(np.array(numbers, np.float32)), NumericField(name="f", kind="numeric", buckets=count))
+    field = NumericField(name="f", kind="numeric", buckets=count)
+    return Buckets.build(NumberCounts.of(np.array(numbers, np.float32)), field)
 
 
 def test_a_vocabulary_falls_by_count_then_rises_by_value():

@@ -39,7 +39,8 @@ def test_a_resolved_schema_survives_its_file(tmp_path):
 
 
 def test_columns_are_listed_once_in_a_fixed_order():
-    schema = parse_schema(content(group="user", timestamp="time", split={"by": "hash", "key": ["session", "user"]}), "s")
+    split = {"by": "hash", "key": ["session", "user"]}
+    schema = parse_schema(content(group="user", timestamp="time", split=split), "shop.yaml")
     assert schema.columns == ("click", "user", "price", "time", "session")
 
 
@@ -50,8 +51,8 @@ def test_an_unresolved_schema_has_no_table():
 
 @pytest.mark.parametrize(("fields", "expected"), [
     ([{"name": "user", "kind": "vector"}], "'vector'"),
-    ([{"name": "user"}], "kind"),
-    ([{"name": "user", "kind": "categorical", "mincount": 2}], "mincount"),
+    ([{"name": "user"}], "fields.0: needs the key 'kind'"),
+    ([{"name": "user", "kind": "categorical", "mincount": 2}], "mincount: unknown key (received 2)"),
     ([{"name": "user", "kind": "categorical", "min_count": 0}], "min_count"),
     ([{"name": "label", "kind": "categorical"}], "reserved"),
     ([{"name": "click", "kind": "categorical"}], "leak"),

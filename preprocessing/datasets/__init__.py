@@ -32,7 +32,10 @@ class Recipe:
           UserError: a file is absent, present twice, or does not have the publisher's columns.
         """
         if not folder.is_dir():
-            raise UserError(f"--dataset={self.name} --input {folder}: expected a folder with the publisher's files; {self.how_to_get}")
+            raise UserError(
+                f"--dataset={self.name} --input {folder}: expected a folder with the publisher's files; "
+                f"{self.how_to_get}"
+            )
         schema = load_schema(Path(__file__).with_name(f"{self.name}.yaml"))
         files = {split: self._find(folder, getattr(schema.split, split)) for split in SPLITS}
         schema = schema.model_copy(update={"split": schema.split.model_copy(update=files)})
@@ -44,7 +47,10 @@ class Recipe:
         found = [candidate for candidate in (name, f"{name}.gz") if (folder / candidate).is_file()]
         if len(found) != 1:
             received = f"both {' and '.join(found)}" if found else "neither"
-            raise UserError(f"--dataset={self.name}: expected one of {name} and {name}.gz in {folder}, received {received}; {self.how_to_get}")
+            raise UserError(
+                f"--dataset={self.name}: expected one of {name} and {name}.gz in {folder}, received {received}; "
+                f"{self.how_to_get}"
+            )
         return found[0]
 
     def _check(self, path: Path, schema: Schema) -> None:
@@ -60,8 +66,11 @@ _ALL = (
     Recipe(
         name="frappe",
         title="context-aware usage of mobile apps, benchmark split Frappe_x1",
-        header=("label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city"),
-        how_to_get="put train.csv, valid.csv and test.csv of the BARS benchmark's Frappe_x1 (plain or .gz) into one folder",
+        header=(
+            "label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country",
+            "city",
+        ),
+        how_to_get="put train.csv, valid.csv and test.csv of the BARS benchmark's Frappe_x1 (plain or .gz) in a folder",
         terms="research only, no redistribution",
     ),
 )
