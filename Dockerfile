@@ -1,4 +1,4 @@
-# Two images from one file, neither of them needs root at run time:
+# Two images, both for Linux on x86-64 (tfx-bsl has no other Linux wheels), both run by a normal user:
 #
 #   docker build --target trainer -t dgenctr-trainer .
 #   docker run --rm -v "$PWD/data:/data" -v "$PWD/models:/models" dgenctr-trainer \

@@ -25,6 +25,11 @@ from serving.signatures import NAMED_SIGNATURE
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 RETRY_SECONDS = 0.2
+CHANNEL_OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # the default of two minutes would outlast any wait for a starting server
+]
 Status = get_model_status_pb2.ModelVersionStatus
 
 
@@ -60,8 +65,7 @@ class PredictClient:
                  chunk_rows: int = 512):  # fmt: skip
         if chunk_rows < 1 or deadline <= 0:
             raise ValueError(f"chunk_rows must be at least 1 and deadline above 0, received {chunk_rows} and {deadline}")
-        limits = ("grpc.max_receive_message_length", "grpc.max_send_message_length")
-        self._channel = grpc.insecure_channel(server, options=[(limit, MAX_MESSAGE_BYTES) for limit in limits])
+        self._channel = grpc.insecure_channel(server, options=CHANNEL_OPTIONS)
         self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._server = server

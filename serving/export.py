@@ -58,6 +58,7 @@ def publish(model: ClickModel, data_dir: Path, base_path: Path) -> Path:
     """Writes `model` behind the transform graph of `data_dir` as the next version under `base_path`."""
     examples, records = _read_samples(data_dir)
     with _staging_folder(base_path) as staging:
+        print("export: writing the model, then checking it in a new process", flush=True)
         save_served_model(model, data_dir, staging)
         write_warmup(staging, examples, raw_dtypes(model.schema))
         difference = _largest_difference(_trainer_answers(model, records), _exported_answers(staging, data_dir))

@@ -30,6 +30,11 @@ class VersionStatus:
     error: StatusError | None = None
 
 
+def refuse_label(spec: model_pb2.ModelSpec) -> None:
+    if spec.version_label:
+        raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+
+
 class ServedVersions:
     """The versions of one model under its base path, of which at most one answers.
 
@@ -74,11 +79,11 @@ class ServedVersions:
         Raises:
           StatusError: NOT_FOUND where it is not live, INVALID_ARGUMENT for a version label, of which there are none.
         """
-        if spec.version_label:
-            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+        refuse_label(spec)
         live = self._live
-        if live is None or (spec.HasField("version") and spec.version.value != live.version):
-            asked = f"Specific({self.name}, {spec.version.value})" if spec.HasField("version") else f"Latest({self.name})"
+        any_version = not spec.HasField("version")
+        if live is None or spec.name != self.name or not (any_version or spec.version.value == live.version):
+            asked = f"Latest({spec.name})" if any_version else f"Specific({spec.name}, {spec.version.value})"
             raise StatusError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {asked}")
         return live
 

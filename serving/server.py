@@ -14,6 +14,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from preprocessing.errors import UserError, run
 from serving.models import ServedVersions
+from serving.servable import SAVED_MODEL_FILE
 from serving.services import ModelService, PredictionService
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -58,8 +59,9 @@ def serve(model: ServedVersions, host: str, port: int, poll_seconds: float, stop
     """Waits for a first version, answers until asked to stop, then lets the calls in progress end.
 
     Raises:
-      UserError: the first version does not load, or the port cannot be had.
+      UserError: the base path is no base path, the first version does not load, or the port cannot be had.
     """
+    _check_base_path(model.base_path)
     _wait_for_first_version(model, poll_seconds, stop)
     if stop.made:
         return
@@ -69,6 +71,13 @@ def serve(model: ServedVersions, host: str, port: int, poll_seconds: float, stop
         _poll(model)
     log.info("stopping: new calls are refused, calls in progress have %d s", DRAIN_SECONDS)
     server.stop(DRAIN_SECONDS).wait()
+
+
+def _check_base_path(base_path: Path) -> None:
+    if base_path.exists() and not base_path.is_dir():
+        raise UserError(f"model base path {base_path} is a file: give the folder that holds the version folders 1, 2, ...")
+    if (base_path / SAVED_MODEL_FILE).is_file():
+        raise UserError(f"model base path {base_path} is a version itself (it has a {SAVED_MODEL_FILE}): give its parent folder")
 
 
 def _wait_for_first_version(model: ServedVersions, poll_seconds: float, stop: StopRequest) -> None:

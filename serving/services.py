@@ -12,7 +12,7 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
-from serving.models import ServedVersions
+from serving.models import ServedVersions, refuse_label
 from serving.servable import StatusError, invalid
 
 METADATA_FIELD = "signature_def"
@@ -31,13 +31,12 @@ def _with_status(method):
     return call
 
 
-def _check_model(spec: model_pb2.ModelSpec, request, model: ServedVersions, unknown: str) -> None:
+def _named_spec(request) -> model_pb2.ModelSpec:
     if not request.HasField("model_spec"):
         raise invalid("Missing ModelSpec")
-    if not spec.name:
+    if not request.model_spec.name:
         raise invalid("ModelSpec has no name specified.")
-    if spec.name != model.name:
-        raise StatusError(grpc.StatusCode.NOT_FOUND, unknown)
+    return request.model_spec
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
@@ -48,7 +47,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
 
     @_with_status
     def Predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        return self._servable(request).predict(request)
+        return self._model.servable(_named_spec(request)).predict(request)
 
     @_with_status
     def GetModelMetadata(
@@ -59,17 +58,12 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         for field in request.metadata_field:
             if field != METADATA_FIELD:
                 raise invalid(f"Metadata field {field} is not supported")
-        servable = self._servable(request)
+        servable = self._model.servable(_named_spec(request))
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         response.model_spec.name = servable.name
         response.model_spec.version.value = servable.version
         response.metadata[METADATA_FIELD].Pack(servable.metadata())
         return response
-
-    def _servable(self, request):
-        spec = request.model_spec
-        _check_model(spec, request, self._model, f"Servable not found for request: {_asked(spec)}")
-        return self._model.servable(spec)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
@@ -82,11 +76,9 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
     def GetModelStatus(
         self, request: get_model_status_pb2.GetModelStatusRequest
     ) -> get_model_status_pb2.GetModelStatusResponse:
-        spec = request.model_spec
-        _check_model(spec, request, self._model, f"Could not find any versions of model {spec.name}")
-        if spec.version_label:
-            raise invalid(f"Unrecognized servable version label: {spec.version_label}")
-        statuses = self._model.statuses()
+        spec = _named_spec(request)
+        refuse_label(spec)
+        statuses = self._model.statuses() if spec.name == self._model.name else {}
         if spec.HasField("version"):
             statuses = {version: status for version, status in statuses.items() if version == spec.version.value}
             missing = f"Could not find version {spec.version.value} of model {spec.name}"
@@ -101,7 +93,3 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
                 entry.status.error_code = status.error.code.value[0]
                 entry.status.error_message = str(status.error)
         return response
-
-
-def _asked(spec: model_pb2.ModelSpec) -> str:
-    return f"Specific({spec.name}, {spec.version.value})" if spec.HasField("version") else f"Latest({spec.name})"

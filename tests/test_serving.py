@@ -575,6 +575,48 @@ def test_the_server_waits_for_a_version_and_leaves_no_process_behind(saved, tmp_
         os.killpg(process.pid, 0)
 
 
+def test_calls_in_progress_are_answered_after_a_stop_and_new_ones_refused(saved, tmp_path, monkeypatch, capsys):
+    publish(saved / "first", tmp_path, 1)
+    stop, entered, release = StopRequest(), threading.Event(), threading.Event()
+    arguments = (ServedVersions(MODEL, tmp_path), "127.0.0.1", 0, 0.1, stop)
+    thread = threading.Thread(target=serve, args=arguments)
+    thread.start()
+    try:
+        said = ""
+        while not (match := READY.search(said)) and thread.is_alive():
+            time.sleep(0.05)
+            said += capsys.readouterr().out
+        answer = Servable.predict
+
+        def slow(self, request):
+            entered.set()
+            assert release.wait(30)
+            return answer(self, request)
+
+        monkeypatch.setattr(Servable, "predict", slow)
+        with grpc.insecure_channel(f"127.0.0.1:{match[2]}") as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            in_progress = stub.Predict.future(named_request(), timeout=30)
+            assert entered.wait(30)
+            stop.make()
+            time.sleep(0.5)
+            assert refusal(stub.Predict, named_request())[0] == grpc.StatusCode.UNAVAILABLE
+            release.set()
+            assert in_progress.result().model_spec.version.value == 1
+    finally:
+        stop.make()
+        release.set()
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_base_path_that_is_none_is_refused(saved, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, message in ((tmp_path / "file", "is a file: give the folder"), (saved / "first", "is a version itself")):
+        with pytest.raises(UserError, match=message):
+            serve(ServedVersions(MODEL, path), "127.0.0.1", 0, 0.1, StopRequest())
+
+
 def test_a_first_version_that_does_not_load_ends_the_server(tmp_path):
     (tmp_path / "1").mkdir()
     with pytest.raises(UserError, match=r"model tiny version 1 failed to load \(NOT_FOUND\): .* has no saved_model.pb; export"):
