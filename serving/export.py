@@ -92,12 +92,19 @@ def _require_same_schema(trained: Schema, given: Schema, model_dir: Path, data_d
 
 def _require_same_training_rows(model_dir: Path, data_dir: Path) -> None:
     """Equal schemas do not mean equal vocabularies: other rows put other values in the same number of table rows."""
-    environment = json.loads((model_dir / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
-    if environment["train_checksum"] != train_checksum(data_dir):
+    try:
+        environment = json.loads((model_dir / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        trained_on, checksum = environment["data_folder"], environment["train_checksum"]
+    except (FileNotFoundError, KeyError) as error:
+        raise UserError(
+            f"model folder {model_dir}: {ENVIRONMENT_FILE} is absent or does not say which rows the model was trained on "
+            f"({error}): call --stage=finetune again, which writes it"
+        ) from error
+    if checksum != train_checksum(data_dir):
         raise UserError(
             f"data folder {data_dir} was not written from the rows that the model in {model_dir} was trained on (expected "
-            f"the content of {environment['data_folder']} at that time), so its vocabularies may give other ids; give the "
-            "--data_dir that the model was trained on, or train again on this one"
+            f"the content of {trained_on} at that time), so its vocabularies may give other ids; give the --data_dir that "
+            "the model was trained on, or train again on this one"
         )
 
 

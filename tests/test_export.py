@@ -194,6 +194,13 @@ def test_a_data_folder_of_other_training_rows_is_refused(model_dir, data_dir, tm
     assert not (tmp_path / "base").exists()
 
 
+def test_a_model_folder_that_does_not_say_its_rows_is_refused(model_dir, data_dir, tmp_path):
+    for content in ("{}", None):
+        (model_dir / "environment.json").write_text(content) if content else (model_dir / "environment.json").unlink()
+        with pytest.raises(UserError, match="environment.json is absent or does not say which rows"):
+            exporting.export(model_dir, data_dir, tmp_path / "base")
+
+
 def test_a_changed_field_is_named():
     trained = stand_in.schema()
     given = trained.resolve({"user": 5, "price": 4})
