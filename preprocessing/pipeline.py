@@ -275,8 +275,9 @@ class _WriteShards(_FileWorker):
     def process(self, descriptor: Descriptor) -> None:
         found, samples = _FileReport(descriptor.path), Samples(self._sample_rows)
         shards = Shards(self._folder, descriptor, self._compression, len(self._schema.fields))
+        rejected = RejectedRows(self._folder, descriptor)
         try:
-            with shards, RejectedRows(self._folder, descriptor) as rejected:
+            with shards, rejected:
                 for rows in self._batches(descriptor, self._schema, found):
                     rejected.write(rows.rejections)
                     ids, values = self._transformer(rows.features)

@@ -4,7 +4,6 @@ import struct
 import threading
 import time
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -34,11 +33,10 @@ class ProgressDisplay:
         self._thread = threading.Thread(target=self._bar if console.is_terminal else self._lines, daemon=True)
         self._start = time.monotonic()
 
-    def __enter__(self) -> "ProgressDisplay":
+    def __enter__(self) -> None:
         self._thread.start()
-        return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
         self._thread.join()
         if kind is None:

@@ -33,7 +33,7 @@ class Shards:
         self.unknown = np.zeros([len(SPLITS), fields], np.int64)
         self.files: dict[str, dict] = {}
 
-    def __enter__(self) -> "Shards":
+    def __enter__(self) -> None:
         for split, name in enumerate(SPLITS):
             if self._descriptor.split in (None, name):
                 temporary = self._stack.enter_context(replaced_file(self._folder / self._relative(name)))
@@ -41,15 +41,12 @@ class Shards:
                 options = tf.io.TFRecordOptions(compression_type=self._compression)
                 self._writers[split] = self._stack.enter_context(tf.io.TFRecordWriter(str(temporary), options))
                 self.files[name] = {"path": self._relative(name), "rows": 0}
-        return self
 
     def __exit__(self, *error) -> None:
         for split, writer in self._writers.items():
             writer.close()
             path = self._temporary[split]
-            with path.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            self.files[SPLITS[split]] |= {"bytes": path.stat().st_size, "sha256": digest}
+            self.files[SPLITS[split]] |= {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         self._stack.__exit__(*error)
 
     def _relative(self, split: str) -> str:
@@ -65,6 +62,14 @@ class Shards:
             self.files[SPLITS[code]]["rows"] += int(mask.sum())
             for record in records.filter(pa.array(mask)).to_pylist():
                 writer.write(record)
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 class Samples:
@@ -114,8 +119,8 @@ class RejectedRows:
         self._stack = ExitStack()
         self._stream = None
 
-    def __enter__(self) -> "RejectedRows":
-        return self
+    def __enter__(self) -> None:
+        self._stack.__enter__()
 
     def __exit__(self, *error) -> None:
         self._stack.__exit__(*error)

@@ -13,14 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
 import yaml
 
 from preprocessing import task
 from preprocessing.schema import SPLITS, load_data_folder_schema
 from preprocessing.transform import raw_feature_spec
-
-import tensorflow as tf
-import tensorflow_transform as tft
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAPPE = ROOT.parent / "shared" / "data" / "frappe"

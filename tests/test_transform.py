@@ -4,12 +4,11 @@ import json
 
 import numpy as np
 import pytest
-
-from preprocessing import transform  # before tensorflow: it selects Keras 2
-from preprocessing.schema import parse_schema
-
 import tensorflow as tf
 import tensorflow_transform as tft
+
+from preprocessing import transform
+from preprocessing.schema import parse_schema
 
 LARGEST = float(np.finfo(np.float32).max)
 
