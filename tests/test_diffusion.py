@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from trainer.config import DiffusionConfig
 from trainer.diffusion.corruption import corrupt, mask_tokens
-from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, sampled_cross_entropy
+from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, log_shares, sampled_cross_entropy
 from trainer.diffusion.schedule import draw_times, masking_rate
 
 SEED = tf.constant([1, 2])
@@ -64,29 +64,30 @@ def test_full_cross_entropy_of_two_values():
     assert loss == pytest.approx([np.log1p(np.exp(-1)), np.log(2)])
 
 
+def test_log_shares_of_counts():
+    # An unseen value counts as half a time: shares 1/2, 3/8, 1/8 of 4.
+    assert np.exp(log_shares(np.array([2.0, 1.5, 0.0]))) == pytest.approx([1 / 2, 3 / 8, 1 / 8])
+
+
 def test_inclusion_probability_of_a_value():
     # A quarter of the rows, two draws: 1 - (3/4)^2.
-    log_q = inclusion_log_probability(tf.constant([25, 100]), tf.constant(100), tf.constant(2)).numpy()
+    log_q = inclusion_log_probability(tf.math.log([0.25, 1.0]), tf.constant(2)).numpy()
     assert np.exp(log_q) == pytest.approx([7 / 16, 1.0], abs=1e-5)
 
 
-def test_inclusion_probability_of_an_unseen_value_is_finite():
-    assert np.isfinite(inclusion_log_probability(tf.constant([0]), tf.constant(10**9), tf.constant(1)).numpy()).all()
+def test_inclusion_probability_of_a_very_rare_value_is_finite():
+    assert np.isfinite(inclusion_log_probability(tf.math.log([1e-10]), tf.constant(1)).numpy()).all()
 
 
 def test_sampled_cross_entropy_removes_the_true_value_from_the_candidates():
     # S = {value 5 (score 1), value 7 (score 0)}: the candidate 5 is the true value itself.
-    loss = sampled_cross_entropy(
-        true_scores=tf.constant([1.0]), true_log_q=tf.constant([0.0]), true=tf.constant([5]),
-        candidate_scores=tf.constant([[1.0, 0.0]]), candidate_log_q=tf.constant([0.0, 0.0]), candidates=tf.constant([5, 7]))
+    loss = sampled_cross_entropy(tf.constant([1.0]), tf.constant([5]), tf.constant([[1.0, 0.0]]), tf.constant([5, 7]))
     assert loss.numpy() == pytest.approx([np.log1p(np.exp(-1))])
 
 
-def test_sampled_cross_entropy_corrects_for_the_sampling_probability():
-    # Scores 0 and 0; the candidate was drawn half the time, so it stands for two: -log(1 / (1 + 2)).
-    loss = sampled_cross_entropy(
-        true_scores=tf.constant([0.0]), true_log_q=tf.constant([0.0]), true=tf.constant([0]),
-        candidate_scores=tf.constant([[0.0]]), candidate_log_q=tf.math.log([0.5]), candidates=tf.constant([1]))
+def test_a_candidate_drawn_half_the_time_stands_for_two():
+    # -log(1 / (1 + 2)).
+    loss = sampled_cross_entropy(tf.constant([0.0]), tf.constant([0]), -tf.math.log([[0.5]]), tf.constant([1]))
     assert loss.numpy() == pytest.approx([np.log(3)])
 
 
@@ -99,14 +100,9 @@ def test_sampled_cross_entropy_approaches_the_full_softmax_as_draws_grow():
     full = full_cross_entropy(scores, true).numpy().mean()
     gaps = []
     for draws in (20, 20_000):
-        drawn = rng.choice(values, draws, p=counts / counts.sum())
-        candidates = np.unique(drawn)
-
-        def log_q(chosen, draws=draws):
-            return inclusion_log_probability(tf.gather(tf.constant(counts), chosen), counts.sum(), draws)
-
+        corrected = scores - inclusion_log_probability(tf.constant(log_shares(counts)), draws)
+        candidates = np.unique(rng.choice(values, draws, p=counts / counts.sum()))
         sampled = sampled_cross_entropy(
-            tf.gather(scores, true, batch_dims=1), log_q(true), true,
-            tf.gather(scores, candidates, axis=1), log_q(candidates), tf.constant(candidates)).numpy().mean()
-        gaps.append(abs(sampled - full))
+            tf.gather(corrected, true, batch_dims=1), true, tf.gather(corrected, candidates, axis=1), tf.constant(candidates))
+        gaps.append(abs(sampled.numpy().mean() - full))
     assert gaps[1] < 1e-3 < gaps[0]

@@ -17,9 +17,12 @@ SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "model.hstu.widt
 IDS = tf.constant([[2, 3, 4], [5, 1, 0], [0, 0, 1]])
 
 
-def make(stage="finetune", *assignments, **arguments):
+EQUAL_FREQUENCIES = np.full(40, 10**6)
+
+
+def make(stage="finetune", *assignments, frequencies=EQUAL_FREQUENCIES):
     tf.keras.utils.set_random_seed(1)
-    return DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, **arguments)
+    return DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, frequencies)
 
 
 def batch_for(seed=0):
@@ -69,15 +72,26 @@ def test_pretraining_loss_sums_the_masked_tokens_of_a_sample():
 def test_sampled_fields_cost_no_more_than_their_candidates():
     # As above, but the item is scored against itself and the two other values of the batch: 0 draws are uncorrected.
     model = make("pretrain", "model.scoring.similarity=dot", "model.scoring.full_softmax_rows=12", "diffusion.schedule=fixed",
-                 "diffusion.fixed_rate=0.999999", frequencies=np.full(40, 10**6))
+                 "diffusion.fixed_rate=0.999999")
     model.embedding.table.assign(tf.zeros_like(model.embedding.table))
     # Three draws among 22 equally frequent values: all log q are equal, so 3 candidates cost log 3.
     assert float(model.loss_parts(batch_for(), training=False)["item"]) == pytest.approx(np.log(3), rel=1e-4)
 
 
-def test_sampled_fields_need_frequencies():
+def test_with_the_frequency_prior_an_untrained_field_costs_its_entropy():
+    # A third of the batch each: items 3 (half of all training rows), 1 and 0 (a quarter each), users and hours alike.
+    frequencies = np.zeros(40)
+    frequencies[[2, 5, 0]] = frequencies[[15, 13, 12]] = frequencies[[38, 34, 35]] = [2, 1, 1]
+    model = make("pretrain", "model.scoring.similarity=dot", "diffusion.schedule=fixed", "diffusion.fixed_rate=0.999999",
+                 frequencies=frequencies * 10**9)
+    model.embedding.table.assign(tf.zeros_like(model.embedding.table))
+    parts = model.loss_parts(batch_for(), training=False)
+    assert float(parts["item"]) == pytest.approx((np.log(2) + 2 * np.log(4)) / 3, rel=1e-5)
+
+
+def test_pretraining_needs_frequencies():
     with pytest.raises(UserError, match="needs the training frequencies"):
-        make("pretrain", "model.scoring.full_softmax_rows=12")
+        make("pretrain", frequencies=None)
 
 
 def test_both_stages_own_the_same_variables():

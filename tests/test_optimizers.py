@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.optimizers import LazyAdam
+from trainer.optimizers import LazyAdam, cosine_learning_rate
 
 
 def slices(rows, values):
@@ -66,3 +66,8 @@ def test_with_every_row_looked_up_it_is_adam():
 def test_a_dense_gradient_is_refused():
     with pytest.raises(TypeError, match="needs sparse gradients .* received"):
         LazyAdam(0.1).apply_gradients([(tf.ones((4, 2)), table())])
+
+
+def test_cosine_learning_rate_falls_to_a_hundredth():
+    # Half way between 1 and 0.01 is 0.505.
+    assert [cosine_learning_rate(2.0, progress) for progress in (0.0, 0.5, 1.0, 1.5)] == pytest.approx([2.0, 1.01, 0.02, 0.02])

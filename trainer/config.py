@@ -45,11 +45,17 @@ class HstuConfig(_Section):
 
 
 class ScoringConfig(_Section):
-    """How a field's query vector is scored against the shared table."""
+    """How a field's query vector is scored against the shared table.
+
+    Attributes:
+      prior: "frequency" adds log p(v) over the training split to every score, so that embeddings need not spell out how
+        popular a value is; "none" leaves that to them.
+    """
 
     similarity: Literal["cosine", "dot"] = "cosine"
     temperature: float = Setting(0.1, gt=0, description="Start value where learned, constant otherwise; cosine only.")
     learn_temperature: bool = True
+    prior: Literal["frequency", "none"] = "frequency"
     full_softmax_rows: int = Setting(4096, ge=2, description="Fields up to this many rows use the full softmax.")
     sampled_candidates: int = Setting(512, ge=1, description="Candidates a larger field draws from the batch.")
 
@@ -76,8 +82,9 @@ class StageConfig(_Section):
 
     Attributes:
       table_decay: L2 coefficient of the rows that a step looks up (see `trainer.optimizers.LazyAdam`).
-      learning_rate_factor: the rate is multiplied by this after every epoch that does not improve the monitor.
-      patience: training stops after so many such epochs.
+      learning_rate_schedule: "cosine" falls to a hundredth over `epochs`; "plateau" multiplies the rate by
+        `learning_rate_factor` after every epoch that does not improve the monitor.
+      patience: training stops after so many epochs in a row that do not improve the monitor.
     """
 
     epochs: int = Setting(ge=1)
@@ -86,8 +93,9 @@ class StageConfig(_Section):
     learning_rate: float = Setting(1e-3, gt=0)
     table_decay: float = Setting(0.0, ge=0)
     gradient_norm: float = Setting(10.0, gt=0, description="Gradients are scaled down to this global norm.")
+    learning_rate_schedule: Literal["cosine", "plateau"] = "cosine"
     learning_rate_factor: float = Setting(0.1, gt=0, le=1)
-    patience: int = Setting(2, ge=1)
+    patience: int = Setting(4, ge=1)
 
 
 class PretrainConfig(StageConfig):

@@ -25,7 +25,7 @@ from trainer.config import Config, StageConfig
 from trainer.input import DataFolder, evaluation_batches, steps_per_epoch, training_batches
 from trainer.metrics import Predictions, click_metrics
 from trainer.model import DGenCTR, Stage
-from trainer.optimizers import build_optimizer, set_learning_rate
+from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.progress import StepProgress, print_table
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
@@ -142,7 +142,6 @@ class _Run:
         if state.finished or state.epoch >= self._stage_config.epochs:
             print(f"{self._stage}: already finished after epoch {state.epoch}; nothing to do")
             return
-        set_learning_rate(self._model.optimizer, state.learning_rate)
         while state.epoch < self._stage_config.epochs and not state.finished:
             self._epoch()
         self._close(time.monotonic() - start)
@@ -160,9 +159,9 @@ class _Run:
             "training_seconds": training_seconds, "validation_seconds": time.monotonic() - start - training_seconds,
         })
         if not improved:
-            state.learning_rate *= self._stage_config.learning_rate_factor
-            set_learning_rate(self._model.optimizer, state.learning_rate)
             state.finished = state.stale_epochs >= self._stage_config.patience
+            if self._stage_config.learning_rate_schedule == "plateau":
+                state.learning_rate *= self._stage_config.learning_rate_factor
         self._checkpoints.save(self._model, self._model.optimizer, state, improved)
         self._record(valid)
         self._print_epoch(improved)
@@ -177,6 +176,7 @@ class _Run:
         sums: dict[str, float] = {}
         for batch in progress.track(batches):
             batch["seed"] = tf.constant([self._config.seed, state.step])
+            self._set_learning_rate()
             parts = {name: float(value) for name, value in self._train_step(batch).items()}
             state.step += 1
             self._require_finite(parts)
@@ -186,6 +186,13 @@ class _Run:
             if state.step % TENSORBOARD_EVERY == 0:
                 self._record_step(parts, progress)
         return {name: total / progress.done for name, total in sums.items()}
+
+    def _set_learning_rate(self) -> None:
+        settings, state = self._stage_config, self._state
+        if settings.learning_rate_schedule == "cosine":
+            steps = settings.epochs * steps_per_epoch(self._data, self._batch_size)
+            state.learning_rate = cosine_learning_rate(settings.learning_rate, state.step / steps)
+        set_learning_rate(self._model.optimizer, state.learning_rate)
 
     def _require_finite(self, parts: dict[str, float]) -> None:
         broken = [name for name, value in parts.items() if not math.isfinite(value)]

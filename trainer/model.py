@@ -11,7 +11,7 @@ from preprocessing.schema import Schema
 from trainer.backbones import build_backbone
 from trainer.config import Config
 from trainer.diffusion.corruption import corrupt
-from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, sampled_cross_entropy
+from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, log_shares, sampled_cross_entropy
 from trainer.embedding import SharedEmbedding
 from trainer.scoring import FieldScoring, LabelScoring
 
@@ -23,7 +23,12 @@ class DGenCTR(tfrs.Model):
     """Discrete diffusion over a sample X = {f_1, ..., f_N, y}, and click prediction with the same parameters.
 
         pretrain   L = mean over samples of  sum_{k masked} -log p(x_k | visible tokens),   M_k ~ Bernoulli(lambda(t))
+                   p(x_k = v | visible tokens) = softmax over v of s_k(v) + log p_k(v)
         finetune   L = binary cross-entropy of sigmoid(logit_y), features clean, y always masked
+
+    s_k is the field's scoring function, p_k(v) the training share of value v (`scoring.prior`; not in the paper). Fields of
+    more than `scoring.full_softmax_rows` rows are normalised over candidates from the batch; there the prior and the
+    correction for drawing popular values more often cancel but for their difference in kind, so neither is left out.
 
     Both stages own the same variables, so every parameter of the first is loaded into the second.
 
@@ -31,8 +36,7 @@ class DGenCTR(tfrs.Model):
       schema: a resolved schema.
       config: the run's configuration.
       stage: which loss `compute_loss` and `train_step` use, and which dropout the backbone has.
-      frequencies: training count of every table row, int64 [table_rows]; needed to pre-train fields larger than
-        `scoring.full_softmax_rows`.
+      frequencies: training count of every table row, int64 [table_rows]; needed to pre-train.
       click_rate: training click rate; where the click logit's bias starts.
 
     Source: arXiv 2508.14500.
@@ -52,9 +56,11 @@ class DGenCTR(tfrs.Model):
         self.label_scoring = LabelScoring(dim, min(max(click_rate, 1e-6), 1 - 1e-6), name="label_scoring")
         self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
         self._full = [k for k, rows in enumerate(schema.field_rows) if rows <= scoring.full_softmax_rows]
-        self._frequencies = frequencies
-        if stage == "pretrain" and frequencies is None and len(self._full) < len(schema.fields):
-            raise UserError("pre-training fields with a sampled softmax needs the training frequencies of the data folder")
+        if stage == "pretrain" and frequencies is None:
+            raise UserError("pre-training needs the training frequencies of the data folder")
+        if stage == "pretrain":
+            self._log_shares = [
+                tf.constant(log_shares(frequencies[field.offset:field.offset + field.rows])) for field in schema.fields]
         self._build_variables()
 
     def _build_variables(self) -> None:
@@ -127,11 +133,17 @@ class DGenCTR(tfrs.Model):
             query = self.field_scoring.as_queries(tf.gather(queries[k], samples))  # (M, d)
             true = tf.gather(ids[:, k], samples)  # (M,)
             if k in keys:
-                cross_entropy = full_cross_entropy(tf.matmul(query, keys[k], transpose_b=True), true)
+                scores = tf.matmul(query, keys[k], transpose_b=True)  # (M, V_k)
+                cross_entropy = full_cross_entropy(scores + self._log_prior(k), true)
             else:
                 cross_entropy = self._sampled_loss(k, query, true, ids[:, k])
             losses[field.name] = tf.reduce_sum(cross_entropy)
         return losses
+
+    def _log_prior(self, k: int) -> tf.Tensor:
+        """What is added to the scores of field k's values, float [V_k]."""
+        log_shares = self._log_shares[k]
+        return log_shares if self.run_config.model.scoring.prior == "frequency" else tf.zeros_like(log_shares)
 
     def _keys_of_full_fields(self) -> dict[int, tf.Tensor]:
         """Keys [V_k, d] of every field with a full softmax, from a single lookup."""
@@ -147,17 +159,17 @@ class DGenCTR(tfrs.Model):
         offset = self.schema.fields[k].offset
         drawn = in_batch[: self.run_config.model.scoring.sampled_candidates]
         candidates, _ = tf.unique(drawn)  # (C,)
-        counts = self._frequencies[offset:offset + self.schema.fields[k].rows]
-
-        def log_q(values):
-            return inclusion_log_probability(tf.gather(counts, values), counts.sum(), tf.size(drawn))
 
         def keys(values):
             return self.field_scoring.as_keys(self.embedding.lookup(values + offset))
 
+        def log_weight(values):
+            log_q = inclusion_log_probability(tf.gather(self._log_shares[k], values), tf.size(drawn))
+            return tf.gather(self._log_prior(k), values) - log_q
+
         return sampled_cross_entropy(
-            tf.reduce_sum(query * keys(true), axis=1), log_q(true), true,
-            tf.matmul(query, keys(candidates), transpose_b=True), log_q(candidates), candidates)
+            tf.reduce_sum(query * keys(true), axis=1) + log_weight(true), true,
+            tf.matmul(query, keys(candidates), transpose_b=True) + log_weight(candidates), candidates)
 
     # Training.
 

@@ -1,5 +1,6 @@
 """Lazy Adam for the shared table, stock Adam for the rest."""
 
+import math
 from functools import partial
 
 import tensorflow as tf
@@ -73,6 +74,14 @@ def build_optimizer(model, learning_rate: float, table_decay: float) -> tfrs.exp
     lazy.build(table)
     adam.build(dense)
     return tfrs.experimental.optimizers.CompositeOptimizer([(lazy, partial(list, table)), (adam, partial(list, dense))])
+
+
+COSINE_FLOOR = 0.01
+
+
+def cosine_learning_rate(start: float, progress: float) -> float:
+    """rate = start * (floor + (1 - floor) (1 + cos(pi progress)) / 2), progress from 0 to 1 (arXiv 1608.03983)."""
+    return start * (COSINE_FLOOR + (1 - COSINE_FLOOR) * (1 + math.cos(math.pi * min(progress, 1.0))) / 2)
 
 
 def set_learning_rate(optimizer: tfrs.experimental.optimizers.CompositeOptimizer, rate: float) -> None:
