@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 
 PYTHON_VERSIONS = ((3, 10), (3, 13))
 
@@ -27,3 +28,28 @@ def require() -> None:
         )
     os.environ["TF_USE_LEGACY_KERAS"] = "1"
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow and looks for devices without the notes that its libraries print before any log level applies.
+
+    They tell every user of a machine without a GPU that it has none, in ten lines. They are printed after all if the
+    import fails, or if TF_CPP_MIN_LOG_LEVEL was set to 0 or 1 to see such notes.
+    """
+    if os.environ.get("TF_CPP_MIN_LOG_LEVEL") in ("0", "1"):
+        return
+    sys.stderr.flush()
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as notes:
+        os.dup2(notes.fileno(), 2)
+        try:
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+        except BaseException:
+            notes.seek(0)
+            os.write(stderr, notes.read())
+            raise
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)

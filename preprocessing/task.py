@@ -9,6 +9,7 @@ from rich.console import Console
 
 from preprocessing import errors
 from preprocessing.datasets import RECIPES
+from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.folder import prepare_output
 from preprocessing.schema import load_schema
@@ -85,6 +86,7 @@ def _main(argv: Sequence[str]) -> None:
     prepare_output(flags.output, flags.overwrite)
 
     # Beam and TensorFlow take seconds to import: only after everything that can be checked without them.
+    start_tensorflow()
     from preprocessing import pipeline, runner
 
     options = runner.parse_beam_options(beam_flags)

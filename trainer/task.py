@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preprocessing import errors
+from preprocessing.environment import start_tensorflow
 from trainer.config import Config, load_config
 
 STAGES = ("pretrain", "finetune", "evaluate", "export", "all")
@@ -65,6 +66,7 @@ def run(argv: Sequence[str]) -> None:
     config = load_config(arguments.config, arguments.assignments)
     if arguments.print_config:
         print(config.to_yaml())
+    start_tensorflow()
     if arguments.stage != "all":
         run_stage(arguments.stage, arguments, config)
         return
