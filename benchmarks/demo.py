@@ -203,15 +203,15 @@ def serve_and_ask(processes: Processes, paths: Paths, schema: Schema, rows: Test
     command = ["-m", "serving.server", "--model_name", MODEL_NAME, "--model_base_path", str(paths.exports),
                "--port", "0"]
     server_log = ROOT / paths.server_log
-    with open(server_log, "wb") as errors_file:
-        with processes.started(command, stdout=subprocess.PIPE, stderr=errors_file) as server:
-            line = processes.read_line(server, SERVER_SECONDS)
-            if not line.startswith(f"serving {MODEL_NAME} "):
-                raise UserError(f"the server did not start within {SERVER_SECONDS} s; the end of {server_log}: "
-                                f"{' '.join(server_log.read_text(errors='replace').split()[-80:])}")
-            print(line, flush=True)
-            ask_server(line.rsplit(" ", 1)[1], schema, rows, report_auc, console)
-            processes.check_signals()
+    with (open(server_log, "wb") as errors_file,
+          processes.started(command, stdout=subprocess.PIPE, stderr=errors_file) as server):
+        line = processes.read_line(server, SERVER_SECONDS)
+        if not line.startswith(f"serving {MODEL_NAME} "):
+            raise UserError(f"the server did not start within {SERVER_SECONDS} s; the end of {server_log}: "
+                            f"{' '.join(server_log.read_text(errors='replace').split()[-80:])}")
+        print(line, flush=True)
+        ask_server(line.rsplit(" ", 1)[1], schema, rows, report_auc, console)
+        processes.check_signals()
 
 
 def print_summary(paths: Paths, rows: TestRows, pretrained: dict, scratch: dict, clock: Clock,

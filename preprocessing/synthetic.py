@@ -269,8 +269,8 @@ def draw_rows(population: Population, settings: Settings, rng: np.random.Generat
     days_since_visit = rng.pareto(1.3, n) / population.visit_rate[user]
     history = _histories(population, settings, user, seconds)
     item_age_days = population.launched[item] + seconds / DAY
-    rows = dict(user=user, item=item, seconds=seconds, scenario=scenario, position=position, price=price,
-                days_since_visit=days_since_visit, item_age_days=item_age_days, history=history)
+    rows = {"user": user, "item": item, "seconds": seconds, "scenario": scenario, "position": position,
+            "price": price, "days_since_visit": days_since_visit, "item_age_days": item_age_days, "history": history}
     return Rows(**rows, user_visits=rng.poisson(30 * population.visit_rate[user]),
                 logit=_true_logit(population, settings, **rows))
 

@@ -112,11 +112,11 @@ time.sleep(600)
 @needs_proc
 def test_stubborn_children_and_grandchildren_are_ended(tmp_path, token, monkeypatch):
     monkeypatch.setattr("benchmarks.processes.GRACE_SECONDS", 0.2)
-    with Processes(tmp_path) as processes, pytest.raises(ZeroDivisionError):
-        with processes.started(["-c", STUBBORN], stdout=subprocess.PIPE) as child:
-            assert processes.read_line(child, 30) == "ready"
-            assert len(_others_with(token)) == 2
-            raise ZeroDivisionError
+    with (pytest.raises(ZeroDivisionError), Processes(tmp_path) as processes,
+          processes.started(["-c", STUBBORN], stdout=subprocess.PIPE) as child):
+        assert processes.read_line(child, 30) == "ready"
+        assert len(_others_with(token)) == 2
+        raise ZeroDivisionError
     assert _wait_until(lambda: _others_with(token) == [], 5)
 
 
@@ -142,15 +142,15 @@ def test_a_signal_ends_the_running_command(tmp_path):
 
 
 def test_a_failing_command_is_named_with_its_exit_code(tmp_path):
-    with pytest.raises(UserError, match=r"`python -c 'raise SystemExit\(7\)'` ended with exit code 7"):
-        with Processes(tmp_path) as processes:
-            processes.run(["-c", "raise SystemExit(7)"])
+    message = r"`python -c 'raise SystemExit\(7\)'` ended with exit code 7"
+    with pytest.raises(UserError, match=message), Processes(tmp_path) as processes:
+        processes.run(["-c", "raise SystemExit(7)"])
 
 
 def test_no_line_from_a_process_that_ends(tmp_path):
-    with Processes(tmp_path) as processes:
-        with processes.started(["-c", "print('half', end='')"], stdout=subprocess.PIPE) as child:
-            assert processes.read_line(child, 30) == ""
+    half = ["-c", "print('half', end='')"]
+    with Processes(tmp_path) as processes, processes.started(half, stdout=subprocess.PIPE) as child:
+        assert processes.read_line(child, 30) == ""
 
 
 def test_work_folder_is_made_anew_only_if_the_demo_made_it(tmp_path):

@@ -1,6 +1,7 @@
 """The generated click log: its files, its truth, and that it resembles a real log."""
 
 import hashlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -137,7 +138,7 @@ def test_histories_of_a_user_slide_through_one_sequence_in_all_shards(log):
         histories = [text.split("|") for text in rows["history"].dropna()]
         assert len(histories) > 300
         assert max(len(history) for history in histories) == synthetic.HISTORY_LENGTH
-        shifts = [_shift(before, after) for before, after in zip(histories, histories[1:], strict=False)]
+        shifts = [_shift(before, after) for before, after in itertools.pairwise(histories)]
         assert max(shifts) <= 3 and sum(shifts) > 5
 
 
