@@ -172,7 +172,9 @@ class _Run:
         batches = training_batches(self._data, self._batch_size, self._config.seed, state.epoch,
                                    self._config.input.shuffle_buffer)
         title = f"{self._stage} epoch {state.epoch + 1}/{self._stage_config.epochs}"
-        progress = StepProgress(title, steps_per_epoch(self._data, self._batch_size), self._batch_size)
+        steps = steps_per_epoch(self._data, self._batch_size)
+        later_steps = steps * (self._stage_config.epochs - state.epoch - 1)
+        progress = StepProgress(title, steps, later_steps, self._batch_size)
         sums: dict[str, float] = {}
         for batch in progress.track(batches):
             batch["seed"] = tf.constant([self._config.seed, state.step])

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 10.0
@@ -23,17 +23,19 @@ def print_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, 
 
 
 class StepProgress:
-    """Counts steps, and shows samples a second, the loss and the time left.
+    """Counts the steps of an epoch, and shows samples a second, the loss and the time left.
 
     Args:
       title: what is running, for example "pretrain epoch 2/10".
-      steps: steps in all.
+      steps: steps of this epoch.
+      later_steps: steps of all later epochs; early stopping may spare some of them.
       samples_per_step: batch size.
     """
 
-    def __init__(self, title: str, steps: int, samples_per_step: int):
+    def __init__(self, title: str, steps: int, later_steps: int, samples_per_step: int):
         self._title = title
         self._steps = steps
+        self._later_steps = later_steps
         self._samples_per_step = samples_per_step
         self._live = sys.stdout.isatty()
         self.loss = float("nan")
@@ -56,11 +58,15 @@ class StepProgress:
             self.seconds = time.monotonic() - start
 
     def _status(self) -> str:
-        return f"{self.samples_per_second:,.0f} samples/s  loss {self.loss:.4f}"
+        seconds_per_step = self.seconds / max(self.done, 1)
+        epoch = seconds_per_step * (self._steps - self.done)
+        stage = epoch + seconds_per_step * self._later_steps
+        return (f"{self.samples_per_second:,.0f} samples/s  loss {self.loss:.4f}  "
+                f"left {_clock(epoch)} of the epoch, at most {_clock(stage)} of the stage")
 
     def _with_bar(self, batches: Iterable) -> Iterator:
-        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-                   TextColumn("{task.fields[status]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total}"),
+                   TextColumn("{task.fields[status]}"))
         with Progress(*columns, console=Console(), transient=True) as bar:
             task = bar.add_task(self._title, total=self._steps, status="")
             for batch in self._timed(batches):
@@ -73,5 +79,8 @@ class StepProgress:
             yield batch
             if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
-                left = self.seconds / max(self.done, 1) * (self._steps - self.done)
-                print(f"{self._title}  step {self.done}/{self._steps}  {self._status()}  {left:.0f} s left", flush=True)
+                print(f"{self._title}  step {self.done}/{self._steps}  {self._status()}", flush=True)
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
