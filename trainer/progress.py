@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
@@ -47,15 +48,15 @@ class StepProgress:
         return self.done * self._samples_per_step / max(self.seconds, 1e-9)
 
     def track(self, batches: Iterable) -> Iterator:
-        """Yields the batches and reports between them."""
-        return self._with_bar(batches) if self._live else self._with_lines(batches)
-
-    def _timed(self, batches: Iterable) -> Iterator:
-        start = time.monotonic()
-        for batch in batches:
-            yield batch
-            self.done += 1
-            self.seconds = time.monotonic() - start
+        """Yields the batches and reports after each."""
+        report = self._bar if self._live else self._lines
+        with report() as show:
+            start = time.monotonic()
+            for batch in batches:
+                yield batch
+                self.done += 1
+                self.seconds = time.monotonic() - start
+                show()
 
     def _status(self) -> str:
         seconds_per_step = self.seconds / max(self.done, 1)
@@ -64,22 +65,25 @@ class StepProgress:
         return (f"{self.samples_per_second:,.0f} samples/s  loss {self.loss:.4f}  "
                 f"left {_clock(epoch)} of the epoch, at most {_clock(stage)} of the stage")
 
-    def _with_bar(self, batches: Iterable) -> Iterator:
+    @contextmanager
+    def _bar(self) -> Iterator[Callable[[], None]]:
         columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total}"),
                    TextColumn("{task.fields[status]}"))
         with Progress(*columns, console=Console(), transient=True) as bar:
             task = bar.add_task(self._title, total=self._steps, status="")
-            for batch in self._timed(batches):
-                yield batch
-                bar.update(task, advance=1, status=self._status())
+            yield lambda: bar.update(task, advance=1, status=self._status())
 
-    def _with_lines(self, batches: Iterable) -> Iterator:
+    @contextmanager
+    def _lines(self) -> Iterator[Callable[[], None]]:
         shown = time.monotonic()
-        for batch in self._timed(batches):
-            yield batch
+
+        def show() -> None:
+            nonlocal shown
             if time.monotonic() - shown > SECONDS_BETWEEN_LINES:
                 shown = time.monotonic()
                 print(f"{self._title}  step {self.done}/{self._steps}  {self._status()}", flush=True)
+
+        yield show
 
 
 def _clock(seconds: float) -> str:
