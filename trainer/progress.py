@@ -58,20 +58,28 @@ class StepProgress:
                 self.seconds = time.monotonic() - start
                 show()
 
-    def _status(self) -> str:
+    def _times_left(self) -> tuple[str, str]:
+        """Of the epoch and of the stage."""
         seconds_per_step = self.seconds / max(self.done, 1)
         epoch = seconds_per_step * (self._steps - self.done)
-        stage = epoch + seconds_per_step * self._later_steps
+        return _clock(epoch), _clock(epoch + seconds_per_step * self._later_steps)
+
+    def _short_status(self) -> str:
+        epoch, stage = self._times_left()
+        return f"{self.samples_per_second:,.0f}/s loss {self.loss:.3f} left {epoch} of {stage}"
+
+    def _status(self) -> str:
+        epoch, stage = self._times_left()
         return (f"{self.samples_per_second:,.0f} samples/s  loss {self.loss:.4f}  "
-                f"left {_clock(epoch)} of the epoch, at most {_clock(stage)} of the stage")
+                f"left {epoch} of the epoch, at most {stage} of the stage")
 
     @contextmanager
     def _bar(self) -> Iterator[Callable[[], None]]:
-        columns = (TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.completed}/{task.total}"),
+        columns = (TextColumn("{task.description}"), BarColumn(8), TextColumn("{task.completed}/{task.total}"),
                    TextColumn("{task.fields[status]}"))
         with Progress(*columns, console=Console(), transient=True) as bar:
             task = bar.add_task(self._title, total=self._steps, status="")
-            yield lambda: bar.update(task, advance=1, status=self._status())
+            yield lambda: bar.update(task, advance=1, status=self._short_status())
 
     @contextmanager
     def _lines(self) -> Iterator[Callable[[], None]]:
