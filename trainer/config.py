@@ -106,6 +106,7 @@ class PretrainConfig(StageConfig):
 class FinetuneConfig(StageConfig):
     epochs: int = Setting(30, ge=1)
     dropout: float = Setting(0.2, ge=0, lt=1)
+    feature_mask_rate: float = Setting(0.0, ge=0, lt=1, description="Share of features masked at random in training.")
     monitor: Literal["auc", "logloss"] = "auc"
 
 

@@ -99,12 +99,22 @@ class DGenCTR(tfrs.Model):
         """The stage's loss under "loss", and in pre-training each field's and the label's own under their names.
 
         Args:
-          batch: "ids" int [B, N], "label" float [B], and in pre-training "seed" int [2], which fixes the masks.
+          batch: "ids" int [B, N], "label" float [B], and where anything is masked "seed" int [2], which fixes the masks.
         """
         if self.stage == "finetune":
-            logits = self.click_logits(batch["ids"], training)
+            logits = self._augmented_click_logits(batch) if training else self.click_logits(batch["ids"])
             return {"loss": self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])}
         return self._diffusion_loss_parts(batch, training)
+
+    def _augmented_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Click logits [B] in training, each feature masked with probability `finetune.feature_mask_rate`."""
+        rate = self.run_config.finetune.feature_mask_rate
+        if not rate:
+            return self.click_logits(batch["ids"], training=True)
+        uniform = tf.random.stateless_uniform(tf.shape(batch["ids"]), batch["seed"])  # (B, N)
+        mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, N+1)
+        hidden = self.backbone(self.embedding(batch["ids"], batch["label"], mask), training=True)
+        return self.label_scoring(hidden, self.embedding.label_embeddings)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return self.loss_parts(inputs, training)["loss"]
