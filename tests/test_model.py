@@ -180,3 +180,13 @@ def test_an_empty_split_is_refused(tmp_path):
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="split 'test' has no rows"):
         evaluation_batches(DataFolder.open(folder), "test")
+
+
+def test_masked_features_change_the_training_loss_only():
+    batch = {"ids": tf.repeat(IDS, 50, axis=0), "label": tf.zeros(150), "seed": tf.constant([1, 0])}
+    plain, masked = make(), make("finetune", "finetune.feature_mask_rate=0.999999", "model.dcn.batch_norm=false")
+    # With everything masked all rows look alike: the loss is that of one logit for all.
+    logit = masked.label_scoring(masked.backbone(masked.embedding(IDS[:1], tf.zeros(1), tf.ones((1, 4), tf.bool))),
+                                 masked.embedding.label_embeddings)
+    assert float(masked.loss_parts(batch, training=True)["loss"]) == pytest.approx(float(tf.nn.softplus(logit)[0]), rel=1e-4)
+    np.testing.assert_allclose(make("finetune", "finetune.feature_mask_rate=0.5").click_logits(IDS), plain.click_logits(IDS))

@@ -1,7 +1,6 @@
 """Data folder to batches: TFRecords of packed ids become tf.data batches in an order fixed by (seed, epoch)."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -100,7 +99,3 @@ def evaluation_batches(folder: DataFolder, split: str, batch_size: int = 8192) -
     require_rows(folder, split)
     batches = _read_records(folder.files(split)).batch(batch_size)
     return batches.map(_parse_with(folder.schema), num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
-
-
-def numpy_batches(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
-    return dataset.as_numpy_iterator()
