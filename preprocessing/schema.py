@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Setting
 
 from preprocessing.errors import UserError
+from preprocessing.settings import read_mapping, require_mapping, validate
 
 MISSING_ROW = 0
 UNKNOWN_ROW = 1
@@ -231,42 +232,14 @@ class Schema(_Frozen):
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
 
 
-def describe_validation_error(error: ValidationError) -> str:
-    """One readable clause per problem: where it is, what is wrong, what was received."""
-    clauses = []
-    for problem in error.errors():
-        place = ".".join(str(part) for part in problem["loc"]) or "the whole"
-        received = problem.get("input")
-        shown = "" if isinstance(received, dict | list) else f" (received {received!r})"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "unknown key"
-        elif problem["type"] == "union_tag_not_found":
-            message = f"needs the key {problem['ctx']['discriminator']}"
-        clauses.append(f"{place}: {message}{shown}")
-    return "; ".join(clauses)
-
-
 def parse_schema(content: Any, origin: str) -> Schema:
     """Builds a Schema from parsed YAML, or raises a `UserError` that names `origin` and each wrong key."""
-    if not isinstance(content, dict):
-        raise UserError(f"schema {origin}: expected a mapping with `name`, `label`, `split` and `fields`, received {type(content).__name__}")
-    try:
-        return Schema.model_validate(content)
-    except ValidationError as error:
-        raise UserError(f"schema {origin}: {describe_validation_error(error)}") from error
+    return validate(Schema, require_mapping(content, f"schema {origin}"), f"schema {origin}")
 
 
 def load_schema(path: str | Path) -> Schema:
     """Reads a schema from a YAML file."""
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"schema file {path} does not exist: give the path of a schema.yaml")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"schema {path} is not YAML: {' '.join(str(error).split())}") from error
-    return parse_schema(content, str(path))
+    return parse_schema(read_mapping(path, "schema"), str(path))
 
 
 def load_data_folder_schema(data_dir: str | Path) -> Schema:

@@ -49,7 +49,7 @@ def test_a_value_cannot_be_used_as_a_section(tmp_path):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("a: [", "is not YAML"),
-    ("- 1", "expected a mapping of sections, received list"),
+    ("- 1", "expected a mapping of keys to values, received list"),
     ("unknown: 1", "unknown: unknown key"),
 ])
 def test_bad_file_is_named(tmp_path, text, message):

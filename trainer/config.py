@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 from pydantic import Field as Setting
 
 from preprocessing.errors import UserError
-from preprocessing.schema import describe_validation_error
+from preprocessing.settings import read_mapping, validate
 
 
 class _Section(BaseModel):
@@ -128,20 +128,6 @@ class Config(_Section):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"configuration file {path} does not exist: give the path of a YAML file, or leave --config out for the defaults")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"configuration {path} is not YAML: {' '.join(str(error).split())}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise UserError(f"configuration {path}: expected a mapping of sections, received {type(content).__name__}")
-    return content
-
-
 def _assign(content: dict[str, Any], assignment: str) -> None:
     """Applies one `a.b=c` to nested mappings in place; c is read as YAML."""
     key, equals, text = assignment.partition("=")
@@ -168,11 +154,8 @@ def load_config(path: str | Path | None = None, assignments: Sequence[str] = ())
     Raises:
       UserError: unknown key, wrong type or forbidden value, with the key, the value and the origin.
     """
-    content = _read_yaml(Path(path)) if path else {}
+    content = read_mapping(path, "configuration") if path else {}
     for assignment in assignments:
         _assign(content, assignment)
-    try:
-        return Config.model_validate(content)
-    except ValidationError as error:
-        origin = " and ".join(filter(None, [str(path) if path else "", "--set" if assignments else ""])) or "defaults"
-        raise UserError(f"configuration from {origin}: {describe_validation_error(error)}") from error
+    origin = " and ".join(filter(None, [str(path) if path else "", "--set" if assignments else ""])) or "defaults"
+    return validate(Config, content, f"configuration from {origin}")
