@@ -13,12 +13,13 @@ import tensorflow as tf
 from data_folders import write_data_folder
 
 from preprocessing.errors import UserError
-from trainer import loop, task
+from trainer import task
 from trainer.checkpoints import StageCheckpoints, TrainingState, load_trained, restore_model
 from trainer.config import load_config
 from trainer.input import DataFolder
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
+from trainer.prediction import Predictor
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[16]", "pretrain.epochs=2", "pretrain.batch_size=64",
@@ -82,10 +83,10 @@ def test_history_records_every_field_and_the_label(trained):
 
 def test_a_new_process_predicts_the_same(trained, data):
     model_dir, _ = trained
-    here = loop.predict(load_trained(model_dir), DataFolder.open(data), "test").logits
-    script = ("import sys, trainer; import numpy as np; from trainer import loop; from trainer.checkpoints import load_trained;"
-              "from trainer.input import DataFolder; np.save(sys.argv[3], loop.predict(load_trained(sys.argv[1]),"
-              "DataFolder.open(sys.argv[2]), 'test').logits)")
+    here = Predictor(load_trained(model_dir), DataFolder.open(data)).predict("test").logits
+    script = ("import sys, trainer; import numpy as np; from trainer.prediction import Predictor; from trainer.checkpoints import load_trained;"
+              "from trainer.input import DataFolder; np.save(sys.argv[3], Predictor(load_trained(sys.argv[1]),"
+              "DataFolder.open(sys.argv[2])).predict('test').logits)")
     output = model_dir / "logits.npy"
     subprocess.run([sys.executable, "-c", script, str(model_dir), str(data), str(output)], cwd=ROOT, check=True, timeout=300,
                    capture_output=True, env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -10,8 +10,8 @@ from preprocessing.schema import SCHEMA_FILE
 from trainer import plots
 from trainer.checkpoints import StageCheckpoints, load_trained, write_atomically
 from trainer.input import DataFolder
-from trainer.loop import predict
 from trainer.metrics import click_metrics, normalized_entropy
+from trainer.prediction import Predictor
 from trainer.progress import print_table
 
 MEANINGS = {
@@ -35,7 +35,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
     if model.schema != data.schema:
         raise UserError(f"model folder {model_dir} was trained on data with another {SCHEMA_FILE} than {data.path}: "
                         "give the data folder that it was trained on")
-    predictions = predict(model, data, split)
+    predictions = Predictor(model, data).predict(split)
     metrics = {"split": split, **click_metrics(predictions)}
 
     report_dir = model_dir / "report"

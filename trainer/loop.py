@@ -7,7 +7,6 @@ import platform
 import time
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
@@ -22,15 +21,14 @@ from trainer.checkpoints import (
     write_atomically,
 )
 from trainer.config import Config, StageConfig
-from trainer.input import DataFolder, evaluation_batches, steps_per_epoch, training_batches
-from trainer.metrics import Predictions, click_metrics
+from trainer.input import DataFolder, steps_per_epoch, training_batches
 from trainer.model import DGenCTR, Stage
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
+from trainer.prediction import Predictor
 from trainer.progress import StepProgress, print_table
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
 TENSORBOARD_EVERY = 10
-VALIDATION_SEED = 7
 SMALLER_IS_BETTER = ("loss", "logloss")
 
 
@@ -134,6 +132,7 @@ class _Run:
         self._stage: Stage = checkpoints.stage
         self._stage_config: StageConfig = getattr(config, self._stage)
         self._batch_size = min(self._stage_config.batch_size, data.rows("train"))
+        self._predictor = Predictor(model, data)
         self._train_step = tf.function(model.train_step, reduce_retracing=True)
         self._events = tf.summary.create_file_writer(str(checkpoints.stage_dir / "tensorboard"))
 
@@ -150,7 +149,7 @@ class _Run:
         state, start = self._state, time.monotonic()
         trained = self._train_epoch()
         training_seconds = time.monotonic() - start
-        valid = validate(self._model, self._data)
+        valid = self._predictor.validate()
         state.epoch += 1
         improved = self._judge(valid[self._stage_config.monitor])
         state.history.append({
@@ -249,36 +248,3 @@ class _Run:
                  if best.get(name) is not None]
         rows.append(("checkpoint", str(self._checkpoints.best())))
         print_table(f"{self._stage} finished in {seconds:.0f} s", rows)
-
-
-def predict(model: DGenCTR, data: DataFolder, split: str) -> Predictions:
-    """Click logits of a whole split, in file order."""
-    click_logits = tf.function(model.click_logits, reduce_retracing=True)
-    labels, logits, groups = [], [], []
-    for batch in evaluation_batches(data, split):
-        labels.append(batch["label"].numpy())
-        logits.append(click_logits(batch["ids"]).numpy())
-        if "group" in batch:
-            groups.append(batch["group"].numpy())
-    return Predictions(np.concatenate(labels), np.concatenate(logits), np.concatenate(groups) if groups else None)
-
-
-def diffusion_losses(model: DGenCTR, data: DataFolder, split: str) -> dict[str, float]:
-    """Loss parts of pre-training over a split with the same masks at every call, averaged by rows."""
-    loss_parts = tf.function(lambda batch: model.loss_parts(batch, training=False), reduce_retracing=True)
-    sums, rows = {}, 0
-    for number, batch in enumerate(evaluation_batches(data, split, batch_size=4096)):
-        batch["seed"] = tf.constant([VALIDATION_SEED, number])
-        size = int(batch["label"].shape[0])
-        rows += size
-        for name, value in loss_parts(batch).items():
-            sums[name] = sums.get(name, 0.0) + float(value) * size
-    return {name: total / rows for name, total in sums.items()}
-
-
-def validate(model: DGenCTR, data: DataFolder) -> dict[str, float | int | None]:
-    """Click metrics on the validation split, and in pre-training the diffusion losses beside them."""
-    metrics = click_metrics(predict(model, data, "valid"))
-    if model.stage == "pretrain":
-        metrics |= diffusion_losses(model, data, "valid")
-    return metrics

@@ -1,0 +1,52 @@
+"""What a model says of a whole split: click logits and, in pre-training, diffusion losses."""
+
+from functools import partial
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.input import DataFolder, evaluation_batches
+from trainer.metrics import Predictions, click_metrics
+from trainer.model import DGenCTR
+
+DIFFUSION_BATCH = 4096
+MASK_SEED = 7
+
+
+class Predictor:
+    """A model and a data folder, with the model's functions compiled once for all calls."""
+
+    def __init__(self, model: DGenCTR, data: DataFolder):
+        self._model = model
+        self._data = data
+        self._click_logits = tf.function(model.click_logits, reduce_retracing=True)
+        self._loss_parts = tf.function(partial(model.loss_parts, training=False), reduce_retracing=True)
+
+    def predict(self, split: str) -> Predictions:
+        """Click logits of a split, in file order."""
+        labels, logits, groups = [], [], []
+        for batch in evaluation_batches(self._data, split):
+            labels.append(batch["label"].numpy())
+            logits.append(self._click_logits(batch["ids"]).numpy())
+            if "group" in batch:
+                groups.append(batch["group"].numpy())
+        return Predictions(np.concatenate(labels), np.concatenate(logits), np.concatenate(groups) if groups else None)
+
+    def diffusion_losses(self, split: str) -> dict[str, float]:
+        """Loss parts of pre-training over a split, averaged by rows, with the same masks at every call."""
+        sums: dict[str, float] = {}
+        rows = 0
+        for number, batch in enumerate(evaluation_batches(self._data, split, DIFFUSION_BATCH)):
+            batch["seed"] = tf.constant([MASK_SEED, number])
+            size = int(batch["label"].shape[0])
+            rows += size
+            for name, value in self._loss_parts(batch).items():
+                sums[name] = sums.get(name, 0.0) + float(value) * size
+        return {name: total / rows for name, total in sums.items()}
+
+    def validate(self) -> dict[str, float | int | None]:
+        """Click metrics on the validation split, and in pre-training the diffusion losses beside them."""
+        metrics = click_metrics(self.predict("valid"))
+        if self._model.stage == "pretrain":
+            metrics |= self.diffusion_losses("valid")
+        return metrics
