@@ -20,7 +20,7 @@ from tensorflow_serving.apis import (
 )
 
 from preprocessing.errors import UserError, run
-from serving.score_csv import score_csv
+from serving.score_csv import MAX_REJECTED_SHARE, score_csv
 from serving.signatures import NAMED_SIGNATURE
 
 MAX_MESSAGE_BYTES = 2**31 - 1
@@ -227,7 +227,9 @@ examples:
   python -m serving.client --server 127.0.0.1:8500 --model clicks --input new.tsv.gz --separator tab > scores.csv
 
 The input needs a header with every column of the model's `predict` signature, in any order; other columns are ignored.
-The output is a CSV with one line a row, in the input's order.
+The output is a CSV with one line a row, in the input's order (a blank line is no row). A malformed row (wrong number of
+columns, text in a numeric column, not UTF-8) has a line too, with empty values; the first few are named on standard
+error. More of them than --max_rejected_share, and nothing is written.
 """
 
 
@@ -243,6 +245,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--separator", choices=("comma", "tab"), default="comma", help="between columns (default: %(default)s)")
     parser.add_argument("--missing", action="append", default=[], metavar="TEXT",
                         help="a text that means no value in numeric columns, beside the empty one; may be repeated")  # fmt: skip
+    parser.add_argument("--max_rejected_share", type=float, default=MAX_REJECTED_SHARE, metavar="SHARE",
+                        help="fail if more than this share of the rows is malformed (default: %(default)s)")  # fmt: skip
     parser.add_argument("--signature", default=NAMED_SIGNATURE, help="signature with one tensor a column (default: %(default)s)")
     parser.add_argument("--chunk_rows", type=int, default=512, help="rows a call (default: %(default)s)")
     parser.add_argument("--deadline", type=float, default=10.0, help="seconds a call may take (default: %(default)s)")
@@ -251,6 +255,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.chunk_rows < 1 or arguments.deadline <= 0:
         parser.error(f"--chunk_rows must be at least 1 and --deadline above 0, received {arguments.chunk_rows} and {arguments.deadline}")
+    if not 0 <= arguments.max_rejected_share <= 1:
+        parser.error(f"--max_rejected_share must be a share from 0 to 1, received {arguments.max_rejected_share}")
     return arguments
 
 
@@ -263,7 +269,7 @@ def _main(argv: Sequence[str]) -> None:
         version = client.wait_until_ready(arguments.wait)
         print(f"model {arguments.model} version {version} on {arguments.server}", file=sys.stderr)
         separator = {"comma": ",", "tab": "\t"}[arguments.separator]
-        score_csv(client, arguments.input, arguments.output, separator, arguments.missing)
+        score_csv(client, arguments.input, arguments.output, separator, arguments.missing, arguments.max_rejected_share)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,83 +1,169 @@
 """Scores a CSV file with a served model, block by block, in the order of its rows."""
 
 import os
+import shutil
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pacsv
-import tensorflow as tf
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing.errors import UserError
+from preprocessing.rows import _numbers, _Reasons  # what a number is, and how a row is located, must not differ
+from preprocessing.sources import Rejection, TextBatch, read_header, read_text
 
-ARROW_TYPES = {tf.string: pa.binary(), tf.float32: pa.float32()}
+REJECTIONS_SHOWN = 5
+MAX_REJECTED_SHARE = 0.01
 SECONDS_BETWEEN_LINES = 10.0
 
 
-def score_csv(client, source: Path, output: Path | None, separator: str = ",", missing: Sequence[str] = ()) -> int:
+@dataclass(frozen=True)
+class _Layout:
+    """What reading a file of text needs to know of it: the part of a Schema without a label."""
+
+    name: str
+    columns: tuple[str, ...]
+    separator: str
+    missing: tuple[str, ...]
+    header: None = None
+
+
+@dataclass
+class _Block:
+    """A stretch of the file: the well-formed rows, where they belong among all its rows, and the malformed ones.
+
+    Attributes:
+      columns: by name, an object array of bytes, or float32 with NaN where missing; each `[good rows]`.
+      places: int64 `[good rows]`, places among the `rows` of the block.
+      rows: number of rows, malformed ones included.
+      bytes_read: how far into the (compressed) file the reader was after this block.
+    """
+
+    columns: dict[str, np.ndarray]
+    places: np.ndarray
+    rows: int
+    rejections: list[Rejection]
+    bytes_read: int
+
+
+@dataclass
+class _Rejected:
+    """Counts the malformed rows, and keeps the first few to name them."""
+
+    reasons: Counter[str] = field(default_factory=Counter)
+    first: list[Rejection] = field(default_factory=list)
+
+    def add(self, rejections: list[Rejection]) -> None:
+        self.reasons.update(rejection.reason for rejection in rejections)
+        self.first += rejections[: REJECTIONS_SHOWN - len(self.first)]
+
+    def named(self) -> list[str]:
+        more = self.reasons.total() - len(self.first)
+        return [f"line {line}: {reason}" for line, reason, _ in self.first] + ([f"and {more:,} more"] if more else [])
+
+
+def score_csv(client, source: Path, output: Path | None, separator: str = ",", missing: Sequence[str] = (),
+              max_rejected_share: float = MAX_REJECTED_SHARE) -> int:  # fmt: skip
     """Writes one line of answers a row of `source` and returns the number of rows.
 
+    A malformed row (wrong number of columns, text in a numeric column, not UTF-8, as in preprocessing) keeps its line
+    in the output, without values; the first few are named on standard error.
+
     Args:
-      client: a `serving.client.PredictClient`.
-      source: CSV with a header that has every column of the client's signature; plain or .gz.
-      output: CSV to write, complete or not at all; None writes to standard output as answers come.
+      client: a `PredictClient`.
+      source: CSV with a header that has every column of the client's signature; plain or gzipped.
+      output: CSV to write, complete or not at all; None writes to standard output, complete or not at all too.
       separator: between the columns of `source`.
       missing: texts that mean no value in numeric columns, beside the empty one.
+      max_rejected_share: above this share of malformed rows nothing is written.
 
     Raises:
-      UserError: the file is absent, empty, lacks a column, or has a malformed row; or a call failed.
+      UserError: the file is absent, empty, lacks a column, or has too many malformed rows; or a call failed.
     """
     if not source.is_file():
         raise UserError(f"input {source} does not exist: give a CSV file with a header")
-    options = _convert_options(client.input_dtypes(), missing)
-    with source.open("rb") as file, _answer_file(output) as sink, _Progress(source, file) as progress:
-        rows, header_written = 0, False
-        for columns in _read_blocks(file, source, separator, options):
-            answers = client.predict(columns)
-            if not header_written:
+    numeric = _numeric_columns(client.input_dtypes())
+    layout = _Layout(source.name, tuple(numeric), separator, tuple(missing))
+    rows, rejected = 0, _Rejected()
+    with _answer_file(output) as sink, _Progress(source) as progress:
+        for block in _read_blocks(source, layout, numeric):
+            answers = client.predict(block.columns)
+            if not rows:
                 sink.write((",".join(answers) + "\n").encode())
-                header_written = True
-            _write_answers(sink, answers)
-            rows += len(next(iter(answers.values())))
-            progress.update(rows)
+            _write_answers(sink, answers, block)
+            rows += block.rows
+            rejected.add(block.rejections)
+            progress.update(rows, block.bytes_read)
         if not rows:
             raise UserError(f"input {source} has a header and no rows: nothing to score")
+        _check_share(source, rejected, rows, max_rejected_share)
+    if rejected.first:
+        print(f"{rejected.reasons.total():,} of {rows:,} rows are malformed and have no score:", file=sys.stderr)
+        print("\n".join(f"  {text}" for text in rejected.named()), file=sys.stderr)
     return rows
 
 
-def _convert_options(dtypes: dict[str, tf.DType], missing: Sequence[str]) -> pacsv.ConvertOptions:
-    odd = {name: dtype.name for name, dtype in dtypes.items() if dtype not in ARROW_TYPES}
+def _numeric_columns(dtypes) -> dict[str, bool]:
+    """The columns of the signature, and whether each is numeric."""
+    odd = {name: dtype.name for name, dtype in dtypes.items() if dtype.name not in ("string", "float32")}
     if odd:
         raise UserError(f"the signature takes {odd}, and a CSV file can give string and float32 only: choose another --signature")
-    types = {name: ARROW_TYPES[dtype] for name, dtype in dtypes.items()}
-    return pacsv.ConvertOptions(column_types=types, include_columns=list(types), null_values=["", *missing],
-                                strings_can_be_null=False)  # fmt: skip
+    return {name: dtype.name == "float32" for name, dtype in dtypes.items()}
 
 
-def _read_blocks(file: BinaryIO, source: Path, separator: str, options: pacsv.ConvertOptions) -> Iterator[dict[str, np.ndarray]]:
-    """Yields blocks of about a megabyte as one array a column: bytes, or float32 with NaN where empty."""
-    parse = pacsv.ParseOptions(delimiter=separator)
-    read = pacsv.ReadOptions(use_threads=False)  # names the row of an error
+def _read_blocks(source: Path, layout: _Layout, numeric: dict[str, bool]) -> Iterator[_Block]:
     try:
-        with source.open("rb") as head:
-            _check_header(pacsv.open_csv(_unpacked(head, source), read, parse).schema.names, source, options.include_columns)
-        for batch in pacsv.open_csv(_unpacked(file, source), read, parse, options):
-            yield {name: _to_numpy(batch.column(name)) for name in batch.schema.names}
-    except pa.ArrowInvalid as error:
-        raise UserError(f"input {source}: {error}: correct it (row 1 is the header)") from error
+        _check_header(read_header(str(source), replace(layout, columns=())), source, layout.columns)
+        for text in read_text(str(source), layout):
+            yield _typed(text, layout, numeric)
     except OSError as error:
         raise UserError(f"input {source} cannot be read: {error}") from error
 
 
-def _unpacked(file: BinaryIO, source: Path):
-    return pa.CompressedInputStream(file, "gzip") if source.suffix == ".gz" else file
+def _typed(text: TextBatch, layout: _Layout, numeric: dict[str, bool]) -> _Block:
+    reasons = _Reasons(len(text.batch))
+    columns = {}
+    for name, is_number in numeric.items():
+        column = text.batch[name]
+        if is_number:
+            with np.errstate(over="ignore"):
+                columns[name] = _numbers(column, layout, f"column {name!r}", reasons).astype(np.float32)
+        else:
+            columns[name] = np.array(column.cast(pa.binary()).to_pylist(), dtype=object)
+    good = reasons.good
+    return _Block(
+        {name: column[good] for name, column in columns.items()}, _places(text)[good],
+        len(text.batch) + len(text.rejections), sorted(text.rejections + reasons.rejections(text)), text.block.bytes_read,
+    )  # fmt: skip
+
+
+def _places(text: TextBatch) -> np.ndarray:
+    """The place of each row of a batch among all the rows of its block, unreadable ones included."""
+    places = np.arange(len(text.batch))
+    if not text.rejections:
+        return places
+    lines = [line for line, _ in text.locate(places)]
+    return places + np.searchsorted(sorted(rejection.line for rejection in text.rejections), lines)
+
+
+def _check_share(source: Path, rejected: _Rejected, rows: int, max_rejected_share: float) -> None:
+    count = rejected.reasons.total()
+    if count > max_rejected_share * rows:
+        raise UserError(
+            f"input {source}: {count:,} of {rows:,} rows ({count / rows:.2%}) are malformed, more than "
+            f"--max_rejected_share {max_rejected_share:g} allows, so nothing was written: {'; '.join(rejected.named())}. "
+            "Correct the file or --separator, name texts that mean no value with --missing, or raise the share"
+        )
 
 
 def _check_header(names: Sequence[str], source: Path, wanted: Sequence[str]) -> None:
@@ -92,18 +178,15 @@ def _check_header(names: Sequence[str], source: Path, wanted: Sequence[str]) -> 
         raise UserError(f"input {source} has the columns {twice} more than once: rename all but one of each")
 
 
-def _to_numpy(column: pa.Array) -> np.ndarray:
-    if pa.types.is_binary(column.type):
-        return np.array(column.to_pylist(), dtype=object)
-    return column.fill_null(float("nan")).to_numpy(zero_copy_only=False)
-
-
 @contextmanager
 def _answer_file(output: Path | None) -> Iterator[BinaryIO]:
-    """A file that gets its name only when it is complete and on disk; standard output for None."""
+    """A file that gets its name, or is copied to standard output for None, only when it is complete."""
     if output is None:
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
+        with tempfile.TemporaryFile() as sink:
+            yield sink
+            sink.seek(0)
+            shutil.copyfileobj(sink, sys.stdout.buffer)
+            sys.stdout.buffer.flush()
         return
     if not output.parent.is_dir():
         raise UserError(f"output {output}: folder {output.parent} does not exist: create it first")
@@ -118,15 +201,18 @@ def _answer_file(output: Path | None) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-def _write_answers(sink: BinaryIO, answers: dict[str, np.ndarray]) -> None:
-    pacsv.write_csv(pa.table(answers), sink, pacsv.WriteOptions(include_header=False))
+def _write_answers(sink: BinaryIO, answers: dict[str, np.ndarray], block: _Block) -> None:
+    source = np.full(block.rows, -1)  # the answer of each row, none where it is malformed
+    source[block.places] = np.arange(len(block.places))
+    indices = pa.array(source, mask=source < 0)
+    table = pa.table({name: pa.array(answer).take(indices) for name, answer in answers.items()})
+    pacsv.write_csv(table, sink, pacsv.WriteOptions(include_header=False))
 
 
 class _Progress:
     """Rows done, rows a second and time left, by the share of the file that has been read; all on standard error."""
 
-    def __init__(self, source: Path, file: BinaryIO):
-        self._file = file
+    def __init__(self, source: Path):
         self._size = source.stat().st_size
         self._live = sys.stderr.isatty()
         columns = (TextColumn("score"), BarColumn(), TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn())
@@ -144,13 +230,12 @@ class _Progress:
         if kind is None:
             print(f"scored {self._status()}", file=sys.stderr)
 
-    def update(self, rows: int) -> None:
+    def update(self, rows: int, bytes_read: int) -> None:
         self._rows = rows
-        done = self._file.tell()
-        self._bar.update(self._task, completed=done, status=self._status())
+        self._bar.update(self._task, completed=bytes_read, status=self._status())
         if not self._live and time.monotonic() - self._shown > SECONDS_BETWEEN_LINES:
             self._shown = time.monotonic()
-            left = (self._shown - self._start) * (self._size - done) / max(done, 1)
+            left = (self._shown - self._start) * (self._size - bytes_read) / max(bytes_read, 1)
             print(f"scored {self._status()}, {left:.0f} s left", file=sys.stderr)
 
     def _status(self) -> str:

@@ -407,10 +407,11 @@ def test_the_command_reads_gzipped_tabs_and_writes_to_standard_output(score, tmp
     [
         ("user,cost\nann,1\n", "lacks the columns ['price'] that the model takes: its header has ['user', 'cost']"),
         ("user,price,user\nann,1,bob\n", "has the columns ['user'] more than once"),
-        ("", "Empty CSV file"),
+        ("", "is empty: expected a header line and rows"),
         ("user,price\n", "has a header and no rows"),
-        ("user,price\nann,1\nbob,cheap\n", "Row #3: CSV conversion error to float: invalid value 'cheap'"),
-        ("user,price\nann,1\nbob\n", "Row #3: Expected 2 columns, got 1"),
+        ("user,price\nann,1\nbob,cheap\n", ("1 of 2 rows (50.00%) are malformed, more than --max_rejected_share 0.01 allows, so "
+          "nothing was written: line 3: column 'price' is not a number. Correct the file")),
+        ("user,price\nann,1\nbob\n", "line 3: wrong number of columns: expected 2, received 1"),
     ],
 )
 def test_the_command_explains_a_bad_file(score, tmp_path, text, message):
@@ -419,6 +420,41 @@ def test_the_command_explains_a_bad_file(score, tmp_path, text, message):
     assert code == EXIT_USER_ERROR
     assert message in said and "in.csv" in said and "Traceback" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["in.csv"]
+
+
+def test_malformed_rows_keep_their_places_and_are_named(score, tmp_path):
+    output = tmp_path / "scores.csv"
+    rows = [b"ann,0.5", b"bob", b'"bob\n",2', b"ann,cheap", b"", b"a\xff,1", b"bob,2,x", b"bob, 2 ", b"eve,1,x,y", b"ann,nan", b"ann,-"]
+    code, _, said = score(b"user,price\n" + b"\n".join(rows), "--output", str(output), "--max_rejected_share", "0.6")
+    assert code == 0, said
+    header, *lines = output.read_text().splitlines()
+    assert header == "logit,probability"
+    good = {0: ("ann", 0.5), 2: ("bob\n", 2.0), 6: ("bob", 2.0), 8: ("ann", float("nan"))}
+    assert len(lines) == 10 and {place for place, line in enumerate(lines) if line != ","} == set(good)
+    logits = [float(lines[place].split(",")[0]) for place in good]
+    np.testing.assert_allclose(logits, [stand_in.expected_logit(*row) for row in good.values()], rtol=1e-5)
+    assert "scored 10 rows in" in said
+    assert (
+        "6 of 10 rows are malformed and have no score: line 3: wrong number of columns: expected 2, received 1 "
+        "line 6: column 'price' is not a number line 8: not valid UTF-8 line 9: wrong number of columns: expected 2, received 3 "
+        "line 11: wrong number of columns: expected 2, received 4 and 1 more" in said
+    )
+
+
+def test_too_many_malformed_rows_write_nothing_to_standard_output(score):
+    code, out, said = score("user,price\nann,1\nbob,cheap\n")
+    assert (code, out) == (EXIT_USER_ERROR, "") and "so nothing was written" in said
+
+
+def test_a_file_of_malformed_rows_only_may_be_allowed(score):
+    code, out, _ = score("user,price\nbob\n", "--max_rejected_share", "1")
+    assert (code, out) == (0, "logit,probability\n,\n")
+
+
+def test_an_impossible_share_is_refused(score, capsys):
+    with pytest.raises(SystemExit):
+        score("user,price\nbob\n", "--max_rejected_share", "2")
+    assert "--max_rejected_share must be a share from 0 to 1, received 2.0" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_command_explains_absent_files(score, server, tmp_path, capsys):
