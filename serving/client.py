@@ -250,7 +250,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--signature", default=NAMED_SIGNATURE, help="signature with one tensor a column (default: %(default)s)")
     parser.add_argument("--chunk_rows", type=int, default=512, help="rows a call (default: %(default)s)")
     parser.add_argument("--deadline", type=float, default=10.0, help="seconds a call may take (default: %(default)s)")
-    parser.add_argument("--wait", type=float, default=10.0, help="seconds to wait for the server (default: %(default)s)")
+    parser.add_argument("--wait", type=float, default=60.0, help="seconds to wait for the server (default: %(default)s)")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of user errors too")
     arguments = parser.parse_args(argv)
     if arguments.chunk_rows < 1 or arguments.deadline <= 0:
