@@ -83,7 +83,8 @@ def _check_base_path(base_path: Path) -> None:
 def _wait_for_first_version(model: ServedVersions, poll_seconds: float, stop: StopRequest) -> None:
     model.poll()
     if model.live_version is None and model.failure() is None:
-        log.warning("%s has no version yet: waiting for one", model.base_path)
+        lack = "holds no version folder" if model.base_path.is_dir() else "does not exist yet"
+        log.warning("%s %s; waiting for a version to be published there", model.base_path, lack)
     while model.live_version is None and not stop.made:
         if model.failure():
             version, error = model.failure()

@@ -598,7 +598,7 @@ def test_the_server_waits_for_a_version_and_leaves_no_process_behind(saved, tmp_
     )
     try:
         said = iter(process.stderr.readline, "")
-        assert any("has no version yet: waiting for one" in line for line in said)
+        assert any("not_yet does not exist yet; waiting for a version to be published there" in line for line in said)
         base_path.mkdir()
         publish(saved / "first", base_path, 1)
         assert READY.fullmatch(process.stdout.readline())
@@ -609,6 +609,13 @@ def test_the_server_waits_for_a_version_and_leaves_no_process_behind(saved, tmp_
         process.kill()
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
+
+
+def test_an_empty_base_path_is_said_to_hold_no_version(tmp_path, caplog):
+    stop = StopRequest()
+    stop.make()
+    serve(ServedVersions(MODEL, tmp_path), "127.0.0.1", 0, 0.1, stop)
+    assert f"{tmp_path} holds no version folder; waiting for a version to be published there" in caplog.text
 
 
 def test_calls_in_progress_are_answered_after_a_stop_and_new_ones_refused(saved, tmp_path, monkeypatch, capsys):
@@ -674,7 +681,9 @@ def test_help_gives_examples(capsys):
         with pytest.raises(SystemExit) as stopped:
             module.main(["--help"])
         assert stopped.value.code == 0
-        assert "examples:" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "examples:" in said
+        assert module is server_module or "seconds to wait for the server (default: 60.0)" in " ".join(said.split())
 
 
 # Files for TensorFlow Serving.
