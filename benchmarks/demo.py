@@ -24,6 +24,7 @@ from scipy.special import logit
 
 from benchmarks.processes import Interrupted, Processes
 from preprocessing import errors
+from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.schema import NumericField, Schema, load_schema
 from trainer.metrics import Predictions, click_metrics
@@ -169,7 +170,8 @@ def predict_examples(address: str, schema: Schema, rows: pd.DataFrame) -> np.nda
 
 def ask_server(address: str, schema: Schema, rows: TestRows, report_auc: float, console: Console) -> None:
     """Asks for every test row by gRPC, shows some answers beside the truth, and checks them against the report."""
-    from serving.client import PredictClient
+    start_tensorflow()
+    from serving.predict_client import PredictClient
 
     with PredictClient(address, MODEL_NAME) as client:
         client.wait_until_ready()

@@ -72,6 +72,18 @@ class _Rejected:
         return [f"line {line}: {reason}" for line, reason, _ in self.first] + ([f"and {more:,} more"] if more else [])
 
 
+def check_paths(source: Path, output: Path | None) -> None:
+    """Checks what can be checked before a server is asked.
+
+    Raises:
+      UserError: the source is no file, or the folder of the output does not exist.
+    """
+    if not source.is_file():
+        raise UserError(f"input {source} does not exist: give a CSV file with a header")
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"output {output}: folder {output.parent} does not exist: create it first")
+
+
 def score_csv(client, source: Path, output: Path | None, separator: str = ",", missing: Sequence[str] = (),
               max_rejected_share: float = MAX_REJECTED_SHARE) -> int:  # fmt: skip
     """Writes one line of answers a row of `source` and returns the number of rows.
@@ -80,7 +92,7 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
     in the output, without values; the first few are named on standard error.
 
     Args:
-      client: a `PredictClient`.
+      client: a `serving.predict_client.PredictClient`.
       source: CSV with a header that has every column of the client's signature; plain or gzipped.
       output: CSV to write, complete or not at all; None writes to standard output, complete or not at all too.
       separator: between the columns of `source`.
@@ -90,8 +102,7 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
     Raises:
       UserError: the file is absent, empty, lacks a column, or has too many malformed rows; or a call failed.
     """
-    if not source.is_file():
-        raise UserError(f"input {source} does not exist: give a CSV file with a header")
+    check_paths(source, output)
     numeric = _numeric_columns(client.input_dtypes())
     layout = _Layout(source.name, tuple(numeric), separator, tuple(missing))
     rows, rejected = 0, _Rejected()
@@ -188,8 +199,6 @@ def _answer_file(output: Path | None) -> Iterator[BinaryIO]:
             shutil.copyfileobj(sink, sys.stdout.buffer)
             sys.stdout.buffer.flush()
         return
-    if not output.parent.is_dir():
-        raise UserError(f"output {output}: folder {output.parent} does not exist: create it first")
     partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
     try:
         with partial.open("wb") as sink:

@@ -11,9 +11,9 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from serving.signatures import DEFAULT_SIGNATURE
+from serving.versions import SAVED_MODEL_FILE
 from serving.warmup import read_warmup
 
-SAVED_MODEL_FILE = "saved_model.pb"
 STACK_TRACE_END = "<stack traces unavailable>\n"
 _CODE_OF_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
 

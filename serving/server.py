@@ -8,14 +8,16 @@ import sys
 from collections.abc import Sequence
 from concurrent import futures
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
+from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError, run
-from serving.models import ServedVersions
-from serving.servable import SAVED_MODEL_FILE
-from serving.services import ModelService, PredictionService
+from serving.versions import SAVED_MODEL_FILE
+
+if TYPE_CHECKING:
+    from serving.models import ServedVersions
 
 MAX_MESSAGE_BYTES = 2**31 - 1
 DRAIN_SECONDS = 30
@@ -55,13 +57,12 @@ class StopRequest:
         return self.made
 
 
-def serve(model: ServedVersions, host: str, port: int, poll_seconds: float, stop: StopRequest) -> None:
+def serve(model: "ServedVersions", host: str, port: int, poll_seconds: float, stop: StopRequest) -> None:
     """Waits for a first version, answers until asked to stop, then lets the calls in progress end.
 
     Raises:
-      UserError: the base path is no base path, the first version does not load, or the port cannot be had.
+      UserError: the first version does not load, or the port cannot be had.
     """
-    _check_base_path(model.base_path)
     _wait_for_first_version(model, poll_seconds, stop)
     if stop.made:
         return
@@ -80,7 +81,7 @@ def _check_base_path(base_path: Path) -> None:
         raise UserError(f"model base path {base_path} is a version itself (it has a {SAVED_MODEL_FILE}): give its parent folder")
 
 
-def _wait_for_first_version(model: ServedVersions, poll_seconds: float, stop: StopRequest) -> None:
+def _wait_for_first_version(model: "ServedVersions", poll_seconds: float, stop: StopRequest) -> None:
     model.poll()
     if model.live_version is None and model.failure() is None:
         lack = "holds no version folder" if model.base_path.is_dir() else "does not exist yet"
@@ -96,7 +97,11 @@ def _wait_for_first_version(model: ServedVersions, poll_seconds: float, stop: St
         model.poll()
 
 
-def _start(model: ServedVersions, host: str, port: int) -> tuple[grpc.Server, int]:
+def _start(model: "ServedVersions", host: str, port: int) -> tuple[grpc.Server, int]:
+    from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+    from serving.services import ModelService, PredictionService
+
     limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
     options = [*limits, ("grpc.so_reuseport", 0)]  # a second server on the port is an error, not a silent sharer
     server = grpc.server(futures.ThreadPoolExecutor(THREADS, thread_name_prefix="predict"), options=options)
@@ -113,7 +118,7 @@ def _start(model: ServedVersions, host: str, port: int) -> tuple[grpc.Server, in
     return server, port
 
 
-def _poll(model: ServedVersions) -> None:
+def _poll(model: "ServedVersions") -> None:
     try:
         model.poll()
     except OSError:  # the base path may be out of reach for a while; the live version keeps answering
@@ -141,6 +146,12 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _main(argv: Sequence[str]) -> None:
     arguments = _parse(argv)
+    _check_base_path(arguments.model_base_path)
+
+    # TensorFlow takes seconds to import: only after everything that can be checked without it.
+    start_tensorflow()
+    from serving.models import ServedVersions
+
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+SAVED_MODEL_FILE = "saved_model.pb"
 _VERSION_NAME = re.compile(r"[0-9]+")
 
 

@@ -7,6 +7,8 @@ import select
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -29,9 +31,9 @@ from tensorflow_serving.config import model_server_config_pb2
 from preprocessing.errors import EXIT_USER_ERROR, UserError
 from serving import client as client_module
 from serving import server as server_module
-from serving.client import PredictClient, PredictError
 from serving.export import RAW_SAMPLES
 from serving.models import ServedVersions
+from serving.predict_client import PredictClient, PredictError
 from serving.servable import Servable, StatusError
 from serving.served_model import save_served_model
 from serving.server import StopRequest, serve
@@ -653,11 +655,39 @@ def test_calls_in_progress_are_answered_after_a_stop_and_new_ones_refused(saved,
     assert not thread.is_alive()
 
 
-def test_a_base_path_that_is_none_is_refused(saved, tmp_path):
+def test_a_base_path_that_is_none_is_refused(saved, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     for path, message in ((tmp_path / "file", "is a file: give the folder"), (saved / "first", "is a version itself")):
-        with pytest.raises(UserError, match=message):
-            serve(ServedVersions(MODEL, path), "127.0.0.1", 0, 0.1, StopRequest())
+        assert server_module.main(["--model_name", MODEL, "--model_base_path", str(path)]) == EXIT_USER_ERROR
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("module", ["client", "server"])
+def test_help_and_wrong_paths_need_no_tensorflow(module, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = {"client": ["--model", MODEL, "--input", f"{tmp_path}/none"],
+                 "server": ["--model_name", MODEL, "--model_base_path", f"{tmp_path}/file"]}  # fmt: skip
+    code = f"import sys\nfrom serving.{module} import main\ncode = main({arguments[module]})\n"
+    code += "print(code, 'tensorflow' in sys.modules)\nmain(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=stand_in.REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"{EXIT_USER_ERROR} False\nusage: python -m serving.{module}")
+    assert done.returncode == 0 and {"client": "does not exist", "server": "is a file"}[module] in done.stderr
+
+
+def test_the_commands_say_nothing_of_tensorflow(server, tmp_path):
+    (tmp_path / "in.csv").write_text("user,price\nann,1\n")
+    client = stand_in.start("serving.client", "--server", server.address, "--model", MODEL, "--input", tmp_path / "in.csv")
+    out, err = client.communicate(timeout=SECONDS_TO_START)
+    assert (client.returncode, out.splitlines()[0]) == (0, "logit,probability")
+    assert re.fullmatch(r"model tiny version \d+ on \S+\nscored 1 rows in .* rows/s\n", err)
+
+    absent = stand_in.start("serving.server", "--model_name", MODEL, "--model_base_path", tmp_path, "--port", 0)
+    try:
+        assert "holds no version folder; waiting" in absent.stderr.readline()
+    finally:
+        absent.terminate()
+        absent.communicate(timeout=60)
+    assert absent.returncode == 0
 
 
 def test_a_first_version_that_does_not_load_ends_the_server(tmp_path):
