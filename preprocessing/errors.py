@@ -18,7 +18,8 @@ class UserError(Exception):
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
     """Runs a command: a `UserError` becomes one paragraph on stderr and exit code 2.
 
-    Any other exception is a defect of ours and keeps its traceback. `--traceback` keeps it for user errors too.
+    So does what the system says of a file (no permission, disk full, not a folder). Any other exception is a defect of
+    ours and keeps its traceback. `--traceback` keeps it for user errors too.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in argv
@@ -30,6 +31,11 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         else:
             print(textwrap.fill(f"error: {error}", width=100, break_long_words=False,
                                 break_on_hyphens=False), file=sys.stderr)
+        return EXIT_USER_ERROR
+    except OSError as error:
+        if show_traceback or not error.filename:
+            raise
+        print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

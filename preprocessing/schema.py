@@ -258,6 +258,10 @@ def load_data_folder_schema(data_dir: str | Path) -> Schema:
 
 
 def train_checksum(data_dir: str | Path) -> str:
-    """Identifies the training rows of a finished data folder, and with them its vocabularies and buckets."""
-    manifest = json.loads((Path(data_dir) / MANIFEST_FILE).read_text(encoding="utf-8"))
-    return hashlib.sha256(json.dumps(manifest["splits"]["train"], sort_keys=True).encode()).hexdigest()
+    """Identifies what a model of a finished data folder has learnt from: schema, training rows, vocabularies, buckets."""
+    data_dir = Path(data_dir)
+    manifest = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
+    digest = hashlib.sha256(json.dumps(manifest["splits"]["train"], sort_keys=True).encode())
+    for path in [data_dir / SCHEMA_FILE, *sorted(data_dir.glob("buckets.json")), *sorted(data_dir.glob("vocabularies/*"))]:
+        digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()

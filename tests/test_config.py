@@ -25,6 +25,8 @@ def test_resolved_configuration_reads_back_equal(tmp_path):
     ("finetune.epoch=3", r"finetune\.epoch: unknown key \(received 3\)"),
     ("model.backbone=resnet", r"model\.backbone: Input should be .*'hstu'.* \(received 'resnet'\)"),
     ("finetune.dropout=1.5", r"finetune\.dropout: Input should be less than 1 \(received 1\.5\)"),
+    ("model.dcn.hidden_units=[-5]", r"hidden_units\.0: Input should be greater than or equal to 1 \(received -5\)"),
+    ("seed=5000000000", r"seed: Input should be less than 2147483648"),
     ("model.hstu.heads=3", "hstu.width must be a multiple of hstu.heads, received 64 and 3"),
     ("finetune.epochs", r"expected KEY=VALUE"),
     ("seed.x.y=1", r"'x' holds a value|seed: Input should be a valid integer"),

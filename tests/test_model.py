@@ -9,7 +9,7 @@ from data_folders import tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
 from trainer.config import load_config
-from trainer.input import DataFolder, evaluation_batches, steps_per_epoch, training_batches
+from trainer.input import DataFolder, evaluation_batches, fitting_batch_size, steps_per_epoch, training_batches
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
 
@@ -154,6 +154,12 @@ def test_evaluation_reads_every_row_once_and_training_drops_the_short_batch(fold
 
 def test_a_split_smaller_than_a_batch_is_used_whole(folder):
     assert len(all_rows(training_batches(folder, 1000, 1, 0, 1000))) == 100
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(10_000, 500), (2_000, 100), (500, 32), (20, 20), (100_000, 512)])
+def test_small_splits_get_smaller_batches(rows, batch):
+    # At least 20 steps, at least 32 rows, at most the 512 asked for.
+    assert fitting_batch_size(rows, 512, min_steps=20) == batch
 
 
 def test_a_missing_data_folder_is_named(tmp_path):

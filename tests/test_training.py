@@ -14,7 +14,7 @@ from data_folders import write_data_folder
 
 from preprocessing.errors import UserError
 from trainer import task
-from trainer.checkpoints import StageCheckpoints, TrainingState, load_trained, restore_model
+from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, load_trained, restore_model
 from trainer.config import load_config
 from trainer.input import DataFolder
 from trainer.model import DGenCTR
@@ -55,6 +55,7 @@ def trained(tmp_path_factory, data):
 
 def test_commands_say_what_happens(trained):
     model, output = trained
+    assert "pretrain: batches of 51 rows instead of 64" in output["pretrain"] and "has 20 steps" in output["pretrain"]
     assert "pretrain epoch 2/2" in output["pretrain"] and "samples/s" in output["pretrain"]
     assert "transferred all" in output["finetune"]
     assert "field_scoring" in output["finetune"]
@@ -63,7 +64,7 @@ def test_commands_say_what_happens(trained):
 
 def test_model_folder_is_complete(trained):
     model, _ = trained
-    for name in ("config.yaml", "environment.json", "schema.yaml", "pretrain/config.yaml", "finetune/checkpoints/best.json"):
+    for name in ("config.yaml", "environment.json", "schema.yaml", "pretrain/config.yaml", "finetune/config.yaml"):
         assert (model / name).is_file(), name
     for stage in ("pretrain", "finetune"):
         assert list((model / stage / "tensorboard").glob("events.*"))
@@ -145,12 +146,71 @@ def test_another_network_than_the_pretrained_one_is_refused(trained, data, tmp_p
     assert "has another network (model.embedding_dim: 4 -> 8)" in message
 
 
-def test_data_of_another_schema_is_refused(trained, data, tmp_path, capsys):
-    other = shutil.copytree(data, tmp_path / "other")
-    schema = other / "schema.yaml"
-    schema.write_text(schema.read_text().replace("min_count: 1", "min_count: 2", 1))
-    assert "with another schema" in user_error(capsys, "--stage=finetune", *flags(other, trained[0]))
-    assert "another schema.yaml" in user_error(capsys, "--stage=evaluate", *flags(other, trained[0]))
+def test_other_data_is_refused(trained, data, tmp_path, capsys):
+    other = write_data_folder(tmp_path / "other", rows=512)
+    (other / "vocabularies").mkdir()
+    (other / "vocabularies" / "item.txt").write_text("a\n")
+    for stage in ("pretrain", "finetune"):
+        assert f"holds a run on other data than {other}" in user_error(capsys, f"--stage={stage}", *flags(other, trained[0]))
+    assert "was trained on other data" in user_error(capsys, "--stage=evaluate", *flags(other, trained[0]))
+    shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
+    message = user_error(capsys, "--stage=finetune", *flags(other, tmp_path / "run"))
+    assert "the pre-trained checkpoint" in message and "belongs to other data" in message
+
+
+def test_data_with_other_vocabularies_is_other_data(tmp_path):
+    folder = write_data_folder(tmp_path / "data", rows=64)
+    before = DataFolder.open(folder).checksum
+    (folder / "vocabularies").mkdir()
+    (folder / "vocabularies" / "item.txt").write_text("a\n")
+    assert DataFolder.open(folder).checksum != before
+
+
+def test_a_run_with_another_start_is_refused(trained, data, capsys):
+    message = user_error(capsys, "--stage=finetune", "--from_scratch", *flags(data, trained[0]))
+    assert "holds a run that started from pretrain" in message and "would start from random parameters" in message
+
+
+def test_finetuning_of_a_pretraining_that_went_on_is_refused(trained, data, tmp_path, capsys):
+    model = shutil.copytree(trained[0], tmp_path / "copy")
+    assert task.main(["--stage=pretrain", *flags(data, model, "pretrain.epochs=4")]) == 0
+    message = user_error(capsys, "--stage=finetune", *flags(data, model, "pretrain.epochs=4"))
+    assert "to fine-tune anew (pre-training went on, say), remove" in message
+
+
+def test_a_report_does_not_credit_a_pretraining_that_was_not_used(trained, data, tmp_path, capsys):
+    shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
+    model = tmp_path / "run"
+    assert task.main(["--stage=finetune", "--from_scratch", *flags(data, model)]) == 0
+    assert task.main(["--stage=evaluate", *flags(data, model)]) == 0
+    assert "pretrain: none" in (model / "report" / "REPORT.md").read_text()
+    assert not (model / "report" / "field_losses.png").exists()
+
+
+def test_a_folder_with_files_of_others_is_not_written_to(data, tmp_path, capsys):
+    (tmp_path / "schema.yaml").write_text("mine")
+    message = user_error(capsys, "--stage=pretrain", *flags(data, tmp_path))
+    assert "is not a model folder but holds schema.yaml" in message
+    assert (tmp_path / "schema.yaml").read_text() == "mine"
+
+
+def test_a_validation_split_of_one_class_is_refused_before_training(data, tmp_path, capsys):
+    folder = shutil.copytree(data, tmp_path / "data")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["splits"]["valid"]["positives"] = 0
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    message = user_error(capsys, "--stage=pretrain", *flags(folder, tmp_path / "model"))
+    assert "0 clicks in 512 rows, so its AUC is undefined" in message and not (tmp_path / "model").exists()
+
+
+def test_a_model_folder_that_is_a_file_is_named(data, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert f"{tmp_path / 'file'} is a file: give a folder" in user_error(capsys, "--stage=finetune", "--from_scratch", *flags(data, tmp_path / "file"))
+
+
+def test_print_config_stops_there(data, tmp_path, capsys):
+    assert task.main(["--stage=all", "--print_config", *flags(data, tmp_path / "model")]) == 0
+    assert "sampled_candidates: 512" in capsys.readouterr().out and not (tmp_path / "model").exists()
 
 
 def test_evaluating_an_untrained_folder_is_refused(data, tmp_path, capsys):
@@ -180,20 +240,24 @@ def model_and_checkpoints(data, tmp_path):
     return model, optimizer, StageCheckpoints(tmp_path, "finetune")
 
 
+def state_after(epoch, best_epoch):
+    return TrainingState(RANDOM, "checksum", learning_rate=0.01, epoch=epoch, best_epoch=best_epoch)
+
+
 def test_only_the_last_and_the_best_checkpoint_are_kept(model_and_checkpoints):
     model, optimizer, checkpoints = model_and_checkpoints
-    for epoch, is_best in ((1, True), (2, True), (3, False), (4, False)):
-        checkpoints.save(model, optimizer, TrainingState(learning_rate=0.01, epoch=epoch), is_best)
+    for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
+        checkpoints.save(model, optimizer, state_after(epoch, best))
     assert sorted(path.name for path in checkpoints.folder.glob("epoch-*")) == ["epoch-0002", "epoch-0004"]
     assert checkpoints.best().name == "epoch-0002" and checkpoints.last().name == "epoch-0004"
 
 
 def test_a_half_written_checkpoint_is_ignored_and_cleaned_up(model_and_checkpoints):
     model, optimizer, checkpoints = model_and_checkpoints
-    checkpoints.save(model, optimizer, TrainingState(learning_rate=0.01, epoch=1), True)
+    checkpoints.save(model, optimizer, state_after(1, 1))
     (checkpoints.folder / ".epoch-0002.partial").mkdir()
     assert checkpoints.last().name == "epoch-0001"
-    checkpoints.save(model, optimizer, TrainingState(learning_rate=0.01, epoch=2), False)
+    checkpoints.save(model, optimizer, state_after(2, 1))
     assert not list(checkpoints.folder.glob(".*"))
 
 

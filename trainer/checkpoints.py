@@ -4,11 +4,12 @@ A stage's folder:
 
     config.yaml                       the configuration that the checkpoints belong to
     checkpoints/epoch-0003/           model.* and optimizer.* (TensorFlow checkpoints), state.json
-    checkpoints/best.json             {"checkpoint": "epoch-0002"}
 
-A checkpoint is written as `.epoch-0003.partial` and renamed, so a folder with a final name is whole.
+A checkpoint is written as `.epoch-0003.partial` and renamed, so a folder with a final name is whole. The state of the last
+one names the best one, so that no second file can disagree with it.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,7 +24,8 @@ from trainer.config import Config, load_config
 from trainer.model import DGenCTR, Stage
 
 CONFIG_FILE = "config.yaml"
-BEST_FILE = "best.json"
+STATE_FILE = "state.json"
+RANDOM = "random parameters"
 VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 CLICK_RATE_OF_A_RESTORED_MODEL = 0.5
 
@@ -33,6 +35,8 @@ class TrainingState:
     """Everything beside the tensors that a run needs in order to continue.
 
     Attributes:
+      origin: what the stage started from: `RANDOM`, or `StageCheckpoints.fingerprint` of the pre-training.
+      data: checksum of the data folder.
       epoch: epochs finished.
       step: steps finished.
       best: best value of the monitor so far, in the direction "larger is better".
@@ -41,13 +45,14 @@ class TrainingState:
       history: one record an epoch.
     """
 
+    origin: str
+    data: str
     learning_rate: float
     epoch: int = 0
     step: int = 0
     best: float = float("-inf")
     best_epoch: int = 0
     stale_epochs: int = 0
-    finished: bool = False
     history: list[dict] = field(default_factory=list)
 
 
@@ -70,6 +75,10 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def _name(epoch: int) -> str:
+    return f"epoch-{epoch:04d}"
+
+
 class StageCheckpoints:
     """The checkpoints of one stage of one model folder."""
 
@@ -78,22 +87,20 @@ class StageCheckpoints:
         self.stage_dir = Path(model_dir) / stage
         self.folder = self.stage_dir / "checkpoints"
 
-    def save(self, model: DGenCTR, optimizer, state: TrainingState, is_best: bool) -> None:
+    def save(self, model: DGenCTR, optimizer, state: TrainingState) -> None:
         """Writes a checkpoint; keeps it, the best one, and removes the others."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_leftovers()
-        name = f"epoch-{state.epoch:04d}"
+        name = _name(state.epoch)
         partial = self.folder / f".{name}.partial"
         partial.mkdir()
         _variables_checkpoint(model).write(str(partial / "model"))
         tf.train.Checkpoint(optimizer=optimizer).write(str(partial / "optimizer"))
-        (partial / "state.json").write_text(json.dumps(asdict(state)), encoding="utf-8")
+        (partial / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
         _sync_folder(partial)
         shutil.rmtree(self.folder / name, ignore_errors=True)
         partial.rename(self.folder / name)
-        if is_best:
-            write_atomically(self.folder / BEST_FILE, json.dumps({"checkpoint": name}))
-        self._keep({name, self.best().name})
+        self._keep({name, _name(state.best_epoch)})
 
     def _remove_leftovers(self) -> None:
         for path in self.folder.glob(".*.partial"):
@@ -108,14 +115,16 @@ class StageCheckpoints:
         return max(self.folder.glob("epoch-*"), default=None)
 
     def best(self) -> Path | None:
-        marker = self.folder / BEST_FILE
-        if not marker.is_file():
-            return None
-        name = json.loads(marker.read_text(encoding="utf-8"))["checkpoint"]
-        return self.folder / Path(name).name
+        last = self.last()
+        return self.folder / _name(self.state(last).best_epoch) if last else None
+
+    def fingerprint(self) -> str | None:
+        """Identifies the best checkpoint; changes when training goes on. None before the first checkpoint."""
+        best = self.best()
+        return f"{self.stage} {hashlib.sha256((best / STATE_FILE).read_bytes()).hexdigest()[:16]}" if best else None
 
     def state(self, checkpoint: Path) -> TrainingState:
-        return TrainingState(**json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
+        return TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
 
     def config(self) -> Config:
         return load_config(self.stage_dir / CONFIG_FILE)

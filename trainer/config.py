@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -20,7 +20,7 @@ class DcnConfig(_Section):
     """DCN-V2, cross layers beside a deep tower, on the concatenated tokens (arXiv 2008.13535)."""
 
     cross_layers: int = Setting(3, ge=0)
-    hidden_units: tuple[int, ...] = (400, 400, 400)
+    hidden_units: tuple[Annotated[int, Setting(ge=1)], ...] = (400, 400, 400)
     batch_norm: bool = True
 
     @model_validator(mode="after")
@@ -81,14 +81,18 @@ class StageConfig(_Section):
     """One training stage.
 
     Attributes:
+      min_steps: where the training split is so small that an epoch would have fewer steps, the batch is made smaller, but
+        not below 32 rows.
       table_decay: L2 coefficient of the rows that a step looks up (see `trainer.optimizers.LazyAdam`).
       learning_rate_schedule: "cosine" falls to a hundredth over `epochs`; "plateau" multiplies the rate by
-        `learning_rate_factor` after every epoch that does not improve the monitor.
+        `learning_rate_factor` after every epoch that does not improve the monitor. A finished cosine run that is
+        continued with more `epochs` continues on the longer cosine, so its rate rises once.
       patience: training stops after so many epochs in a row that do not improve the monitor.
     """
 
     epochs: int = Setting(ge=1)
     batch_size: int = Setting(4096, ge=2)
+    min_steps: int = Setting(20, ge=1)
     dropout: float = Setting(0.0, ge=0, lt=1, description="Dropout inside the backbone during this stage.")
     learning_rate: float = Setting(1e-3, gt=0)
     table_decay: float = Setting(0.0, ge=0)
@@ -117,7 +121,7 @@ class InputConfig(_Section):
 class Config(_Section):
     """A run: seed, network, corruption, the two stages, input."""
 
-    seed: int = Setting(1, ge=0)
+    seed: int = Setting(1, ge=0, lt=2**31)
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     pretrain: PretrainConfig = PretrainConfig()
@@ -135,7 +139,9 @@ def _assign(content: dict[str, Any], assignment: str) -> None:
         raise UserError(f"--set {assignment!r}: expected KEY=VALUE, for example --set finetune.epochs=5")
     *sections, last = key.split(".")
     for section in sections:
-        content = content.setdefault(section, {})
+        if content.get(section) is None:
+            content[section] = {}
+        content = content[section]
         if not isinstance(content, dict):
             raise UserError(f"--set {assignment!r}: {section!r} holds a value, not a section")
     try:

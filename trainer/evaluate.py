@@ -8,7 +8,7 @@ import numpy as np
 from preprocessing.errors import UserError
 from preprocessing.schema import SCHEMA_FILE
 from trainer import plots
-from trainer.checkpoints import StageCheckpoints, load_trained, write_atomically
+from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained, write_atomically
 from trainer.input import DataFolder
 from trainer.metrics import click_metrics, normalized_entropy
 from trainer.prediction import Predictor
@@ -32,22 +32,26 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
     """
     data, model_dir = DataFolder.open(data_dir), Path(model_dir)
     model = load_trained(model_dir)
-    if model.schema != data.schema:
-        raise UserError(f"model folder {model_dir} was trained on data with another {SCHEMA_FILE} than {data.path}: "
-                        "give the data folder that it was trained on")
+    finetuning = StageCheckpoints(model_dir, "finetune")
+    state = finetuning.state(finetuning.best())
+    if state.data != data.checksum:
+        raise UserError(f"model folder {model_dir} was trained on other data than {data.path} (another {SCHEMA_FILE}, other "
+                        "training rows or vocabularies): give the data folder that it was trained on")
     predictions = Predictor(model, data).predict(split)
     metrics = {"split": split, **click_metrics(predictions)}
 
     report_dir = model_dir / "report"
     report_dir.mkdir(parents=True, exist_ok=True)
-    histories = {stage: StageCheckpoints(model_dir, stage).history() for stage in ("pretrain", "finetune")}
+    pretraining = [] if state.origin == RANDOM else StageCheckpoints(model_dir, "pretrain").history()
+    histories = {"pretrain": pretraining, "finetune": finetuning.history()}
     images = {
         "learning_curves.png": plots.learning_curves(histories),
         "calibration.png": plots.calibration(predictions),
         "scores.png": plots.score_distribution(predictions),
     }
-    if histories["pretrain"]:
-        images["field_losses.png"] = plots.field_losses(_field_losses(histories["pretrain"], data))
+    if pretraining:
+        limit = model.run_config.model.scoring.full_softmax_rows
+        images["field_losses.png"] = plots.field_losses(_field_losses(pretraining, data, limit))
     for name, figure in images.items():
         plots.save(figure, report_dir / name)
     write_atomically(report_dir / "metrics.json", json.dumps(metrics, indent=2))
@@ -56,11 +60,14 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
     return metrics
 
 
-def _field_losses(history: list[dict], data: DataFolder) -> dict[str, tuple[float, float]]:
-    """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats."""
+def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int) -> dict[str, tuple[float, float]]:
+    """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats.
+
+    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with.
+    """
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
     losses = {}
-    for field in data.schema.fields:
+    for field in (field for field in data.schema.fields if field.rows <= full_softmax_rows):
         counts = data.frequencies[field.offset:field.offset + field.rows]
         shares = counts[counts > 0] / counts.sum()
         losses[field.name] = (best[field.name], float(-(shares * np.log(shares)).sum()))
@@ -97,9 +104,10 @@ def _summary(metrics: dict) -> str:
     bias = metrics["calibration_bias"]
     calibration = "as many clicks as happened" if abs(bias) < 0.005 else f"{abs(bias):.1%} too {'many' if bias > 0 else 'few'} clicks"
     knowledge = 1 - normalized_entropy(metrics["logloss"], rate)
+    likelihood = (f"It removes {knowledge:.1%} of the uncertainty that the click rate alone leaves" if knowledge > 0 else
+                  "Its probabilities are worse than always predicting the click rate")
     return (f"{opening} Given one clicked and one unclicked row, the model ranks the clicked one higher {metrics['auc']:.1%} "
-            f"of the time. It removes {knowledge:.1%} of the uncertainty that the click rate alone leaves, and in total it "
-            f"predicts {calibration}.")
+            f"of the time. {likelihood}, and in total it predicts {calibration}.")
 
 
 def _print_metrics(metrics: dict, report_dir: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import MANIFEST_FILE, SPLITS, Schema, load_data_folder_schema
+from preprocessing.schema import MANIFEST_FILE, SPLITS, Schema, load_data_folder_schema, train_checksum
 
 READ_BUFFER_BYTES = 4 << 20
+SMALLEST_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,17 @@ class DataFolder:
 
     def files(self, split: str) -> list[str]:
         return [str(self.path / entry["path"]) for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
+
+    @property
+    def click_rate(self) -> float:
+        """Share of clicks in the training split."""
+        train = self.manifest["splits"]["train"]
+        return train["positives"] / max(train["rows"], 1)
+
+    @cached_property
+    def checksum(self) -> str:
+        """Identifies what a model learns from: schema, training rows, vocabularies, buckets."""
+        return train_checksum(self.path)
 
     @cached_property
     def frequencies(self) -> np.ndarray:
@@ -92,6 +104,11 @@ def training_batches(folder: DataFolder, batch_size: int, seed: int, epoch: int,
 
 def steps_per_epoch(folder: DataFolder, batch_size: int) -> int:
     return max(1, folder.rows("train") // batch_size)
+
+
+def fitting_batch_size(rows: int, batch_size: int, min_steps: int) -> int:
+    """The batch size with which an epoch of `rows` has at least `min_steps` steps, but not below 32 (or all) rows."""
+    return min(batch_size, rows, max(rows // min_steps, SMALLEST_BATCH))
 
 
 def evaluation_batches(folder: DataFolder, split: str, batch_size: int = 8192) -> tf.data.Dataset:

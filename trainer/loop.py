@@ -10,9 +10,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import SCHEMA_FILE, train_checksum
+from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE
 from trainer.checkpoints import (
     CONFIG_FILE,
+    RANDOM,
     StageCheckpoints,
     TrainingState,
     differences,
@@ -21,13 +22,14 @@ from trainer.checkpoints import (
     write_atomically,
 )
 from trainer.config import Config, StageConfig
-from trainer.input import DataFolder, steps_per_epoch, training_batches
+from trainer.input import DataFolder, fitting_batch_size, steps_per_epoch, training_batches
 from trainer.model import DGenCTR, Stage
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
 from trainer.progress import StepProgress, print_table
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
+ENVIRONMENT_FILE = "environment.json"
 TENSORBOARD_EVERY = 10
 SMALLER_IS_BETTER = ("loss", "logloss")
 
@@ -40,57 +42,91 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
       config: the resolved configuration.
       data_dir: a finished data folder.
       model_dir: where checkpoints, history and TensorBoard events go.
-      from_scratch: fine-tune from random parameters although there is no (or despite a) pre-trained checkpoint.
+      from_scratch: fine-tune from random parameters, whether or not there is a pre-trained checkpoint.
+
+    Raises:
+      UserError: the model folder holds another run (configuration, data or start), there is nothing to start from, or the
+        loss is no longer finite.
     """
     # Data and configuration.
-    data = DataFolder.open(data_dir)
-    checkpoints = StageCheckpoints(model_dir, stage)
+    model_dir, data = Path(model_dir), DataFolder.open(data_dir)
+    checkpoints, pretrained = StageCheckpoints(model_dir, stage), StageCheckpoints(model_dir, "pretrain")
     stage_config: StageConfig = getattr(config, stage)
-    _refuse_other_run(checkpoints, config, data, Path(model_dir))
+    _refuse_foreign_folder(model_dir)
+    _refuse_one_class(data, config)
+    origin = RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
+    _refuse_other_run(checkpoints, config, data, origin)
 
     # Model and optimizer.
     tf.keras.utils.set_random_seed(config.seed)
-    manifest = data.manifest["splits"]["train"]
-    click_rate = manifest["positives"] / max(manifest["rows"], 1)
-    model = DGenCTR(data.schema, config, stage, data.frequencies, click_rate)
+    model = DGenCTR(data.schema, config, stage, data.frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, stage_config.learning_rate, stage_config.table_decay)
-    state = TrainingState(learning_rate=stage_config.learning_rate)
 
     # What to start from, in this order:
     # 1. the stage's own last checkpoint: continue;
-    # 2. fine-tuning with --from_scratch, or pre-training: random parameters;
+    # 2. pre-training, or fine-tuning with --from_scratch: random parameters;
     # 3. fine-tuning: every parameter of the best pre-trained checkpoint.
     if last := checkpoints.last():
         restore_model(model, last)
         restore_optimizer(model.optimizer, last)
         state = checkpoints.state(last)
         print(f"{stage}: continuing after epoch {state.epoch} from {last}")
-    elif stage == "finetune" and not from_scratch:
-        _transfer(model, config, StageCheckpoints(model_dir, "pretrain"))
     else:
-        print(f"{stage}: starting from random parameters")
-    _write_run_files(checkpoints, config, data, Path(model_dir))
+        if origin == RANDOM:
+            print(f"{stage}: starting from random parameters")
+        else:
+            _transfer(model, config, data, pretrained)
+        state = TrainingState(origin, data.checksum, stage_config.learning_rate)
 
     # Epochs.
+    if _finished(stage_config, state):
+        print(f"{stage}: already finished after epoch {state.epoch}; nothing to do")
+        return
+    _write_run_files(checkpoints, config, data, model_dir)
     _Run(model, config, data, checkpoints, state).run()
 
 
-def _refuse_other_run(checkpoints: StageCheckpoints, config: Config, data: DataFolder, model_dir: Path) -> None:
-    """A model folder belongs to one configuration and one schema; anything else is named and refused."""
-    if not checkpoints.last():
+def _finished(settings: StageConfig, state: TrainingState) -> bool:
+    return state.epoch >= settings.epochs or state.stale_epochs >= settings.patience
+
+
+def _refuse_foreign_folder(model_dir: Path) -> None:
+    """Files of ours are written only into a folder that is new or ours."""
+    if model_dir.exists() and not model_dir.is_dir():
+        raise UserError(f"--model_dir {model_dir} is a file: give a folder")
+    theirs = [name for name in (CONFIG_FILE, SCHEMA_FILE, MANIFEST_FILE) if (model_dir / name).exists()]
+    if theirs and not (model_dir / ENVIRONMENT_FILE).exists():
+        raise UserError(f"--model_dir {model_dir} is not a model folder but holds {', '.join(theirs)}, which training would "
+                        "overwrite: give a new folder")
+
+
+def _refuse_one_class(data: DataFolder, config: Config) -> None:
+    valid = data.manifest["splits"]["valid"]
+    if config.finetune.monitor == "auc" and valid["positives"] in (0, valid["rows"]):
+        raise UserError(f"data folder {data.path}: the validation split has {valid['positives']} clicks in {valid['rows']} rows, "
+                        "so its AUC is undefined: validate on more rows, or use --set finetune.monitor=logloss")
+
+
+def _refuse_other_run(checkpoints: StageCheckpoints, config: Config, data: DataFolder, origin: str | None) -> None:
+    """A stage's folder belongs to one configuration, one data folder and one start; anything else is named and refused."""
+    last, stage_dir = checkpoints.last(), checkpoints.stage_dir
+    if not last:
         return
     changed = differences(checkpoints.config(), config, checkpoints.stage)
     if changed:
-        raise UserError(
-            f"model folder {model_dir} holds a {checkpoints.stage} run of another configuration ({'; '.join(changed)}): "
-            "give the stored configuration, or another --model_dir")
-    if (model_dir / SCHEMA_FILE).read_text(encoding="utf-8") != data.schema.to_yaml():
-        raise UserError(
-            f"model folder {model_dir} was trained on data with another schema than {data.path}: give the data folder it "
-            "was trained on, or another --model_dir")
+        raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): "
+                        "give the stored configuration, or another --model_dir")
+    state = checkpoints.state(last)
+    if state.data != data.checksum:
+        raise UserError(f"{stage_dir} holds a run on other data than {data.path} (another schema, other training rows or "
+                        "vocabularies): give the data folder it was trained on, or another --model_dir")
+    if state.origin != origin:
+        raise UserError(f"{stage_dir} holds a run that started from {state.origin}, and this call would start from "
+                        f"{origin or 'a pre-training that is not there'}: use the same --from_scratch as before; or, to fine-tune "
+                        f"anew (pre-training went on, say), remove {stage_dir} or give another --model_dir")
 
 
-def _transfer(model: DGenCTR, config: Config, pretrained: StageCheckpoints) -> None:
+def _transfer(model: DGenCTR, config: Config, data: DataFolder, pretrained: StageCheckpoints) -> None:
     best = pretrained.best()
     if best is None:
         raise UserError(
@@ -100,6 +136,9 @@ def _transfer(model: DGenCTR, config: Config, pretrained: StageCheckpoints) -> N
         changed = [line for line in differences(pretrained.config(), config, "pretrain") if line.startswith("model.")]
         raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
                         "fine-tune with the configuration it was pre-trained with")
+    if pretrained.state(best).data != data.checksum:
+        raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} (another schema, other "
+                        "training rows or vocabularies): fine-tune on the data folder it was pre-trained on")
     parameters = restore_model(model, best)
     rows = [(part.name, str(len(part.weights)), f"{sum(int(tf.size(v)) for v in part.weights):,}") for part in model.parts]
     print_table(f"transferred all {parameters:,} parameters of {best}", rows, ("part", "variables", "parameters"))
@@ -107,17 +146,18 @@ def _transfer(model: DGenCTR, config: Config, pretrained: StageCheckpoints) -> N
 
 def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFolder, model_dir: Path) -> None:
     checkpoints.stage_dir.mkdir(parents=True, exist_ok=True)
-    write_atomically(checkpoints.stage_dir / CONFIG_FILE, config.to_yaml())
-    write_atomically(model_dir / CONFIG_FILE, config.to_yaml())
-    write_atomically(model_dir / SCHEMA_FILE, data.schema.to_yaml())
     environment = {
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "data_folder": str(data.path),
-        "train_checksum": train_checksum(data.path),
+        "train_checksum": data.checksum,
         "data_rows": {split: content["rows"] for split, content in data.manifest["splits"].items()},
     }
-    write_atomically(model_dir / "environment.json", json.dumps(environment, indent=2))
+    # First the file that marks the folder as ours.
+    write_atomically(model_dir / ENVIRONMENT_FILE, json.dumps(environment, indent=2))
+    write_atomically(checkpoints.stage_dir / CONFIG_FILE, config.to_yaml())
+    write_atomically(model_dir / CONFIG_FILE, config.to_yaml())
+    write_atomically(model_dir / SCHEMA_FILE, data.schema.to_yaml())
 
 
 class _Run:
@@ -131,17 +171,17 @@ class _Run:
         self._state = state
         self._stage: Stage = checkpoints.stage
         self._stage_config: StageConfig = getattr(config, self._stage)
-        self._batch_size = min(self._stage_config.batch_size, data.rows("train"))
+        self._batch_size = fitting_batch_size(data.rows("train"), self._stage_config.batch_size, self._stage_config.min_steps)
         self._predictor = Predictor(model, data)
         self._train_step = tf.function(model.train_step, reduce_retracing=True)
         self._events = tf.summary.create_file_writer(str(checkpoints.stage_dir / "tensorboard"))
 
     def run(self) -> None:
-        state, start = self._state, time.monotonic()
-        if state.finished or state.epoch >= self._stage_config.epochs:
-            print(f"{self._stage}: already finished after epoch {state.epoch}; nothing to do")
-            return
-        while state.epoch < self._stage_config.epochs and not state.finished:
+        start = time.monotonic()
+        if self._batch_size < self._stage_config.batch_size:
+            print(f"{self._stage}: batches of {self._batch_size} rows instead of {self._stage_config.batch_size}, so that an "
+                  f"epoch of {self._data.rows('train'):,} rows has {steps_per_epoch(self._data, self._batch_size)} steps")
+        while not _finished(self._stage_config, self._state):
             self._epoch()
         self._close(time.monotonic() - start)
 
@@ -157,11 +197,9 @@ class _Run:
             "train": trained, "valid": valid,
             "training_seconds": training_seconds, "validation_seconds": time.monotonic() - start - training_seconds,
         })
-        if not improved:
-            state.finished = state.stale_epochs >= self._stage_config.patience
-            if self._stage_config.learning_rate_schedule == "plateau":
-                state.learning_rate *= self._stage_config.learning_rate_factor
-        self._checkpoints.save(self._model, self._model.optimizer, state, improved)
+        if not improved and self._stage_config.learning_rate_schedule == "plateau":
+            state.learning_rate *= self._stage_config.learning_rate_factor
+        self._checkpoints.save(self._model, self._model.optimizer, state)
         self._record(valid)
         self._print_epoch(improved)
 
@@ -203,12 +241,9 @@ class _Run:
                 f"Lower {self._stage}.learning_rate (now {self._state.learning_rate:g}) or {self._stage}.gradient_norm "
                 f"(now {self._stage_config.gradient_norm:g})")
 
-    def _judge(self, value: float | None) -> bool:
+    def _judge(self, value: float) -> bool:
         """Compares the monitor with the best so far and counts stale epochs. Returns whether it improved."""
         monitor, state = self._stage_config.monitor, self._state
-        if value is None:
-            raise UserError(f"the validation split has only one class, so finetune.monitor={monitor} is undefined: "
-                            "validate on more rows, or use --set finetune.monitor=logloss")
         score = -value if monitor in SMALLER_IS_BETTER else value
         improved = score > state.best
         if improved:
@@ -222,7 +257,8 @@ class _Run:
             for name, value in parts.items():
                 tf.summary.scalar(f"train/{name}", value)
             tf.summary.scalar("train/learning_rate", self._state.learning_rate)
-            tf.summary.scalar("train/samples_per_second", progress.samples_per_second)
+            if progress.done:
+                tf.summary.scalar("train/samples_per_second", progress.samples_per_second)
 
     def _record(self, valid: dict) -> None:
         with self._events.as_default(step=self._state.step):

@@ -165,7 +165,7 @@ class DGenCTR(tfrs.Model):
         return dict(zip(self._full, tf.split(keys, [field.rows for field in fields]), strict=True))
 
     def _sampled_loss(self, k: int, query: tf.Tensor, true: tf.Tensor, in_batch: tf.Tensor) -> tf.Tensor:
-        """Cross-entropy [M] of field k against the distinct values of the first rows of the (shuffled) batch."""
+        """Cross-entropy [M] of field k against the distinct values of the batch's first rows."""
         offset = self.schema.fields[k].offset
         drawn = in_batch[: self.run_config.model.scoring.sampled_candidates]
         candidates, _ = tf.unique(drawn)  # (C,)

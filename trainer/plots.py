@@ -71,6 +71,6 @@ def field_losses(losses: dict[str, tuple[float, float]]) -> Figure:
     axes.barh(places - 0.2, [loss for loss, _ in losses.values()], 0.4, label="by the pre-trained model")
     axes.set_yticks(places, list(losses))
     axes.invert_yaxis()
-    axes.set(title="What pre-training learnt of each field", xlabel="loss of a masked value (nats)")
+    axes.set(title="What pre-training learnt of each field (with a full softmax)", xlabel="loss of a masked value (nats)")
     axes.legend()
     return figure

@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--from_scratch", action="store_true", help="fine-tune from random parameters, without pre-training")
     parser.add_argument("--split", default="test", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
     parser.add_argument("--export_dir", help="model base path of the exported versions (default: MODEL_DIR/export/NAME)")
-    parser.add_argument("--print_config", action="store_true", help="print the resolved configuration first")
+    parser.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -66,6 +66,7 @@ def run(argv: Sequence[str]) -> None:
     config = load_config(arguments.config, arguments.assignments)
     if arguments.print_config:
         print(config.to_yaml())
+        return
     start_tensorflow()
     if arguments.stage != "all":
         run_stage(arguments.stage, arguments, config)
