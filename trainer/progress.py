@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
 SECONDS_BETWEEN_LINES = 10.0
+WIDTH_WITHOUT_TERMINAL = 160
 
 
 def print_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, ...] = ()) -> None:
@@ -20,7 +21,7 @@ def print_table(title: str, rows: Iterable[tuple[str, ...]], header: tuple[str, 
     for row in rows:
         table.add_row(*row)
     print(title)
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else WIDTH_WITHOUT_TERMINAL).print(table)
 
 
 class StepProgress:
