@@ -75,6 +75,7 @@ def test_whole_demo(started_demo, tmp_path, token):
     assert "--from_scratch" in text
     assert re.search(r"serving clicks version 1 on 127\.0\.0\.1:\d+", text)
     assert re.search(r"[\d,]+ test rows answered by gRPC", text)
+    assert not re.search(r"oneDNN|CUDA|cuda_|TensorRT|TF_ENABLE", text), "TensorFlow's start-up notes are shown"
     answers = re.findall(r"│ \d+ +│ u\d+ +│ i\d+ +│ \w+ +│ +(0\.\d{4}) │ +(0\.\d{4}) │ +(0\.\d{4})? │", text)
     assert len(answers) == demo.SHOWN_ROWS
     truth = [float(row[0]) for row in answers]
