@@ -61,7 +61,7 @@ def read_rows(descriptor: Descriptor, schema: Schema) -> Iterator[Rows]:
         yield _typed(text, schema, descriptor.split)
 
 
-class _Reasons:
+class RowReasons:
     """Collects which rows of a batch are malformed; the first reason found counts."""
 
     def __init__(self, rows: int):
@@ -86,7 +86,7 @@ class _Reasons:
 
 
 def _typed(text: TextBatch, schema: Schema, split: str | None) -> Rows:
-    batch, reasons = text.batch, _Reasons(len(text.batch))
+    batch, reasons = text.batch, RowReasons(len(text.batch))
     label = _label(batch, schema, reasons)
     features = {}
     for field in schema.fields:
@@ -94,7 +94,7 @@ def _typed(text: TextBatch, schema: Schema, split: str | None) -> Rows:
         if isinstance(field, CategoricalField):
             features[field.name] = column
         else:
-            numbers = _numbers(column, schema, f"field {field.name!r} (column {field.source!r})", reasons)
+            numbers = parse_numbers(column, schema.missing, f"field {field.name!r} (column {field.source!r})", reasons)
             with np.errstate(over="ignore"):
                 features[field.name] = numbers.astype(np.float32)
     timestamp = None
@@ -115,7 +115,7 @@ def _typed(text: TextBatch, schema: Schema, split: str | None) -> Rows:
     return rows
 
 
-def _label(batch: pa.RecordBatch, schema: Schema, reasons: _Reasons) -> np.ndarray:
+def _label(batch: pa.RecordBatch, schema: Schema, reasons: RowReasons) -> np.ndarray:
     column, label = batch[schema.label.column], schema.label
     positive = _is_in(column, label.positive)
     reasons.add(
@@ -126,15 +126,15 @@ def _label(batch: pa.RecordBatch, schema: Schema, reasons: _Reasons) -> np.ndarr
     return positive.astype(np.int64)
 
 
-def _required_numbers(batch: pa.RecordBatch, schema: Schema, column: str, role: str, reasons: _Reasons) -> np.ndarray:
-    numbers = _numbers(batch[column], schema, f"{role} (column {column!r})", reasons)
+def _required_numbers(batch: pa.RecordBatch, schema: Schema, column: str, role: str, reasons: RowReasons) -> np.ndarray:
+    numbers = parse_numbers(batch[column], schema.missing, f"{role} (column {column!r})", reasons)
     reasons.add(~np.isfinite(numbers), f"{role} (column {column!r}) is missing or infinite")
     return numbers
 
 
-def _numbers(column: pa.Array, schema: Schema, role: str, reasons: _Reasons) -> np.ndarray:
-    """Parses numbers: float64 [rows], NaN where missing or malformed."""
-    present = pa.array(~_is_in(column, ("", *schema.missing)))
+def parse_numbers(column: pa.Array, missing: tuple[str, ...], role: str, reasons: RowReasons) -> np.ndarray:
+    """Parses numbers: float64 [rows], NaN where missing or malformed; the latter are noted in `reasons` as `role`."""
+    present = pa.array(~_is_in(column, ("", *missing)))
     text = pc.if_else(present, column, None)
     try:
         numbers = pc.cast(text, pa.float64())

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing.errors import UserError
-from preprocessing.rows import _numbers, _Reasons  # what a number is, and how a row is located, must not differ
+from preprocessing.rows import RowReasons, parse_numbers  # what a number is, and how a row is located, must not differ
 from preprocessing.sources import Rejection, TextBatch, read_header, read_text
 
 REJECTIONS_SHOWN = 5
@@ -142,13 +142,13 @@ def _read_blocks(source: Path, layout: _Layout, numeric: dict[str, bool]) -> Ite
 
 
 def _typed(text: TextBatch, layout: _Layout, numeric: dict[str, bool]) -> _Block:
-    reasons = _Reasons(len(text.batch))
+    reasons = RowReasons(len(text.batch))
     columns = {}
     for name, is_number in numeric.items():
         column = text.batch[name]
         if is_number:
             with np.errstate(over="ignore"):
-                columns[name] = _numbers(column, layout, f"column {name!r}", reasons).astype(np.float32)
+                columns[name] = parse_numbers(column, layout.missing, f"column {name!r}", reasons).astype(np.float32)
         else:
             columns[name] = np.array(column.cast(pa.binary()).to_pylist(), dtype=object)
     good = reasons.good
