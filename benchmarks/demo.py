@@ -230,6 +230,10 @@ def print_summary(paths: Paths, rows: TestRows, pretrained: dict, scratch: dict,
                       _number(metrics["calibration_bias"], "+.1%"))
     console.print()
     console.print(table)
+    if scratch["auc"] is not None:
+        clicks = int(rows.labels.sum())
+        error = auc_standard_error(scratch["auc"], clicks, len(rows.labels) - clicks)
+        print(f"An AUC over {clicks:,} clicks has a standard error of {error:.4f}: smaller differences prove nothing.")
     report = paths.pretrained / "report"
     print(f"report  {report / 'REPORT.md'}")
     for plot in sorted((ROOT / report).rglob("*.png")):
@@ -237,6 +241,17 @@ def print_summary(paths: Paths, rows: TestRows, pretrained: dict, scratch: dict,
     print(f"model   {paths.exports}")
     print("time    " + ", ".join(f"{title.lower()} {seconds:.0f} s" for title, seconds in clock.seconds.items())
           + f"; {sum(clock.seconds.values()):.0f} s in all")
+
+
+def auc_standard_error(auc: float, positives: int, negatives: int) -> float:
+    """Standard error of an AUC A over P positives and N negatives (Hanley and McNeil, Radiology 143, 1982).
+
+        SE^2 = (A (1 - A) + (P - 1) (A / (2 - A) - A^2) + (N - 1) (2 A^2 / (1 + A) - A^2)) / (P N)
+    """
+    square = auc**2
+    variance = auc * (1 - auc) + (positives - 1) * (auc / (2 - auc) - square)
+    variance += (negatives - 1) * (2 * square / (1 + auc) - square)
+    return float(np.sqrt(variance / (positives * negatives)))
 
 
 def _number(value: float | None, form: str = ".4f") -> str:

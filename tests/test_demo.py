@@ -219,3 +219,8 @@ def test_a_report_about_other_rows_is_refused(paths, tmp_path):
     (report / "metrics.json").write_text('{"rows": 3, "positives": 1}')
     with pytest.raises(UserError, match=rf"expected {len(rows.labels)} test rows .* received 3 with 1"):
         demo.read_metrics(tmp_path, rows)
+
+
+def test_standard_error_of_an_auc_by_hand():
+    # A = 3/4, two of each: (0.1875 + (0.6 - 0.5625) + (0.642857 - 0.5625)) / 4 = 0.076339.
+    assert demo.auc_standard_error(0.75, 2, 2) == pytest.approx(0.076339 ** 0.5, rel=1e-4)
