@@ -27,8 +27,8 @@ class DGenCTR(tfrs.Model):
         finetune   L = binary cross-entropy of sigmoid(logit_y), features clean, y always masked
 
     s_k is the field's scoring function, p_k(v) the training share of value v (`scoring.prior`; not in the paper). Fields of
-    more than `scoring.full_softmax_rows` rows are normalised over candidates from the batch; there the prior and the
-    correction for drawing popular values more often cancel but for their difference in kind, so neither is left out.
+    more than `scoring.full_softmax_rows` rows are normalised over candidates from the batch, whose scores are corrected by
+    -log q(v), the probability that v is among them; with the prior the two nearly cancel for rare values.
 
     Both stages own the same variables, so every parameter of the first is loaded into the second.
 
