@@ -25,6 +25,8 @@ RESERVED_NAMES = frozenset({"ids", "values", "label", "group", "timestamp", "exa
 UNSERVABLE_NAMES = frozenset({"self", *keyword.kwlist})  # a SavedModel signature refuses them as names of its inputs
 SCHEMA_FILE = "schema.yaml"
 MANIFEST_FILE = "manifest.json"
+VOCABULARIES = "vocabularies"
+BUCKETS_FILE = "buckets.json"
 
 
 class _Frozen(BaseModel):
@@ -262,6 +264,6 @@ def train_checksum(data_dir: str | Path) -> str:
     data_dir = Path(data_dir)
     manifest = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
     digest = hashlib.sha256(json.dumps(manifest["splits"]["train"], sort_keys=True).encode())
-    for path in [data_dir / SCHEMA_FILE, *sorted(data_dir.glob("buckets.json")), *sorted(data_dir.glob("vocabularies/*"))]:
+    for path in [data_dir / SCHEMA_FILE, *sorted(data_dir.glob(BUCKETS_FILE)), *sorted(data_dir.glob(f"{VOCABULARIES}/*"))]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -12,11 +12,9 @@ import tensorflow_transform as tft
 from tensorflow_transform import impl_helper
 from tensorflow_transform.tf_metadata import dataset_metadata, metadata_io
 
-from preprocessing.schema import MISSING_ROW, SPECIAL_ROWS, CategoricalField, Schema
+from preprocessing.schema import BUCKETS_FILE, MISSING_ROW, SPECIAL_ROWS, VOCABULARIES, CategoricalField, Schema
 from preprocessing.statistics import Buckets
 
-VOCABULARIES = "vocabularies"
-BUCKETS_FILE = "buckets.json"
 VALUE_LIMIT = 5.0
 
 
