@@ -13,9 +13,11 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
@@ -135,6 +137,28 @@ class StageCheckpoints:
         return self.state(last).history if last else []
 
 
+def open_checkpoint(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[[str], np.ndarray]:
+    """Opens a checkpoint of a model whose variables have these names and shapes, strictly: none more, none less.
+
+    Returns:
+      A function that reads the variable of a name.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(checkpoint / "model"))
+    except (ValueError, tf.errors.OpError) as error:
+        raise UserError(f"checkpoint {checkpoint} cannot be read: {' '.join(str(error).split())}") from error
+    stored = {key.removesuffix(VALUE_SUFFIX): shape for key, shape in reader.get_variable_to_shape_map().items()
+              if key.endswith(VALUE_SUFFIX)}
+    problems = [f"{name} is not in the checkpoint" for name in sorted(shapes.keys() - stored.keys())]
+    problems += [f"{name} is not in the model" for name in sorted(stored.keys() - shapes.keys())]
+    problems += [f"{name} has shape {stored[name]} in the checkpoint and {shape} in the model"
+                 for name, shape in shapes.items() if name in stored and stored[name] != shape]
+    if problems:
+        raise UserError(f"checkpoint {checkpoint} does not fit the model, so nothing was loaded: {'; '.join(problems[:5])}"
+                        + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""))
+    return lambda name: reader.get_tensor(name + VALUE_SUFFIX)
+
+
 def restore_model(model: DGenCTR, checkpoint: Path) -> int:
     """Loads every variable of the model, strictly: none may be missing on either side, shapes must agree.
 
@@ -142,20 +166,8 @@ def restore_model(model: DGenCTR, checkpoint: Path) -> int:
       The number of parameters loaded.
     """
     variables = model.named_variables()
-    path = str(checkpoint / "model")
-    try:
-        shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    except (ValueError, tf.errors.OpError) as error:
-        raise UserError(f"checkpoint {checkpoint} cannot be read: {' '.join(str(error).split())}") from error
-    stored = {key.removesuffix(VALUE_SUFFIX): shape for key, shape in shapes.items() if key.endswith(VALUE_SUFFIX)}
-    problems = [f"{name} is not in the checkpoint" for name in sorted(variables.keys() - stored.keys())]
-    problems += [f"{name} is not in the model" for name in sorted(stored.keys() - variables.keys())]
-    problems += [f"{name} has shape {stored[name]} in the checkpoint and {variable.shape.as_list()} in the model"
-                 for name, variable in variables.items() if name in stored and stored[name] != variable.shape.as_list()]
-    if problems:
-        raise UserError(f"checkpoint {checkpoint} does not fit the model, so nothing was loaded: {'; '.join(problems[:5])}"
-                        + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""))
-    _variables_checkpoint(model).read(path).assert_consumed()
+    open_checkpoint(checkpoint, {name: variable.shape.as_list() for name, variable in variables.items()})
+    _variables_checkpoint(model).read(str(checkpoint / "model")).assert_consumed()
     return sum(int(tf.size(variable)) for variable in variables.values())
 
 

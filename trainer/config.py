@@ -88,6 +88,8 @@ class StageConfig(_Section):
         `learning_rate_factor` after every epoch that does not improve the monitor. A finished cosine run that is
         continued with more `epochs` continues on the longer cosine, so its rate rises once.
       patience: training stops after so many epochs in a row that do not improve the monitor.
+      new_rows: with --init_from, where a table row starts whose value the earlier model did not know: at the mask embedding
+        of its field, or at the field's row of unknown values.
     """
 
     epochs: int = Setting(ge=1)
@@ -100,6 +102,7 @@ class StageConfig(_Section):
     learning_rate_schedule: Literal["cosine", "plateau"] = "cosine"
     learning_rate_factor: float = Setting(0.1, gt=0, le=1)
     patience: int = Setting(4, ge=1)
+    new_rows: Literal["mask", "unknown"] = "unknown"
 
 
 class PretrainConfig(StageConfig):
