@@ -1,0 +1,235 @@
+"""An earlier model onto data whose values have grown or moved: every row of the table goes to its place by value.
+
+A row of field k is carried from the earlier row that stands for the same thing:
+
+    0 missing, 1 unknown     the same row
+    a categorical value      the row of the same text
+    a numeric bucket         the same bucket where the boundaries are equal, otherwise the earlier bucket that holds the new
+                             one's midpoint; the outermost buckets come from the outermost ones
+
+A value that the earlier model did not know starts from the mask embedding of its field or from the field's unknown row
+(`new_rows` of the stage). Every other variable is taken over by name and must have its shape. Optimizer moments stay
+behind: those of the best checkpoint belong to the small steps at the end of its schedule, and a new schedule begins here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import tensorflow as tf
+
+from preprocessing.errors import UserError
+from preprocessing.schema import SCHEMA_FILE, SPECIAL_ROWS, UNKNOWN_ROW, AnyField, NumericField, Schema, load_schema
+from trainer.checkpoints import StageCheckpoints, differences, open_checkpoint
+from trainer.config import Config
+from trainer.input import DataFolder
+from trainer.model import DGenCTR, Stage
+from trainer.progress import print_table
+from trainer.vocabularies import kept_folder, read_boundaries, read_vocabulary
+
+NEW = -1
+ORIGIN_PREFIX = "an earlier model,"
+BACKBONES_OF_ANY_FIELDS = ("hstu",)  # they read the tokens as a set; the others concatenate them
+LEFT_SHOWN = 5
+BLOCK_ROWS = 1 << 20
+
+
+@dataclass(frozen=True)
+class RowSources:
+    """Where the rows of a field come from.
+
+    Attributes:
+      source: int64 [rows now]: the earlier row that each row is carried from, `NEW` where there is none.
+      left: how many earlier values are gone.
+      left_values: the most frequent of them.
+      rebucketed: whether the boundaries of a numeric field have moved.
+    """
+
+    source: np.ndarray
+    left: int = 0
+    left_values: tuple[str, ...] = ()
+    rebucketed: bool = False
+
+
+def categorical_sources(earlier: pa.LargeBinaryArray, now: pa.LargeBinaryArray) -> RowSources:
+    """Matches two vocabularies, each in the order of its rows from 2 on (see `read_vocabulary`)."""
+    places = pc.index_in(now, value_set=earlier)
+    source = np.full(len(now) + SPECIAL_ROWS, NEW, np.int64)
+    source[:SPECIAL_ROWS] = np.arange(SPECIAL_ROWS)
+    source[SPECIAL_ROWS:] = pc.fill_null(pc.add(places, SPECIAL_ROWS), NEW).to_numpy()
+    gone = np.ones(len(earlier) + SPECIAL_ROWS, bool)
+    gone[source[source != NEW]] = False
+    left = np.flatnonzero(gone) - SPECIAL_ROWS
+    shown = earlier.take(pa.array(left[:LEFT_SHOWN])).to_pylist()
+    return RowSources(source, len(left), tuple(value.decode().rstrip("\n") for value in shown))
+
+
+def numeric_sources(earlier: np.ndarray, now: np.ndarray) -> RowSources:
+    """Matches buckets by their boundaries; bucket i holds boundaries[i-1] <= x < boundaries[i]."""
+    if np.array_equal(earlier, now):
+        return RowSources(np.arange(len(now) + 1 + SPECIAL_ROWS))
+    inside = np.concatenate([[-np.inf], (now[:-1] + now[1:]) / 2, [np.inf]])[:len(now) + 1]  # a number in each bucket
+    buckets = np.searchsorted(earlier, inside, side="right")
+    return RowSources(np.concatenate([np.arange(SPECIAL_ROWS), buckets + SPECIAL_ROWS]), rebucketed=True)
+
+
+def match_fields(earlier: Schema, now: Schema, backbone: str) -> list[int]:
+    """The place of every field of `now` among the fields of `earlier`, `NEW` for a field that was not there.
+
+    Raises:
+      UserError: a field has become of another kind; or the backbone concatenates the tokens, so that its weights belong
+        to places, and the fields or their order differ.
+    """
+    before = {field.name: field for field in earlier.fields}
+    for field in now.fields:
+        if field.name in before and before[field.name].kind != field.kind:
+            raise UserError(f"--init_from: field {field.name!r} was {before[field.name].kind} and is {field.kind} now, so its rows "
+                            "stand for other things: give the field another name, or train anew without --init_from")
+    names, old_names = [field.name for field in now.fields], list(before)
+    if names != old_names and backbone not in BACKBONES_OF_ANY_FIELDS:
+        raise UserError(f"--init_from: backbone {backbone!r} reads the fields at fixed places, so their names and order must be "
+                        f"as before: expected {', '.join(old_names)}; received {', '.join(names)}: preprocess with the fields "
+                        f"in that order, or train anew without --init_from (backbone {BACKBONES_OF_ANY_FIELDS[0]!r} could "
+                        "have been carried over)")
+    return [old_names.index(name) if name in before else NEW for name in names]
+
+
+class EarlierModel:
+    """The model folder that a run starts from, at the best checkpoint of the run's stage.
+
+    Raises:
+      UserError: the folder has no checkpoint of the stage.
+    """
+
+    def __init__(self, model_dir: str | Path, stage: Stage):
+        self._model_dir = Path(model_dir)
+        self._stage = stage
+        self._checkpoints = StageCheckpoints(self._model_dir, stage)
+        self.best = self._checkpoints.best()
+        if self.best is None:
+            raise UserError(f"--init_from {model_dir} has no checkpoint of stage {stage}: give the model folder of a finished "
+                            f"`python -m trainer.task --stage={stage}`")
+
+    @property
+    def origin(self) -> str:
+        """Identifies what the run starts from; a run that is resumed must give the same."""
+        return f"{ORIGIN_PREFIX} {self._checkpoints.fingerprint()}"
+
+    def vocabularies(self) -> Path:
+        """The folder that says what the rows of the checkpoint stand for."""
+        folder = kept_folder(self._model_dir, self._checkpoints.state(self.best).data)
+        if not folder.is_dir():
+            raise UserError(
+                f"--init_from {self._model_dir} does not hold the vocabularies that it was trained with ({folder} is not there), "
+                f"so its rows cannot be carried over by value: call `python -m trainer.task --stage={self._stage} --model_dir "
+                f"{self._model_dir}` once more with its own --data_dir and configuration, which adds them")
+        return folder
+
+    def require_network(self, config: Config) -> None:
+        stored = self._checkpoints.config()
+        changed = [line for line in differences(stored, config, self._stage) if line.startswith("model.")]
+        if changed:
+            raise UserError(f"--init_from {self._model_dir} has another network ({'; '.join(changed)}): give its configuration, "
+                            f"for example --config {self._checkpoints.stage_dir / 'config.yaml'}")
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A field that both models have, and its token in the earlier one."""
+
+    before: AnyField
+    now: AnyField
+    token: int
+    rows: RowSources
+
+
+def carry_over(model: DGenCTR, earlier: EarlierModel, config: Config, data: DataFolder) -> None:
+    """Loads every variable of the earlier model into `model`, the rows of fields and values at their new places.
+
+    A field that the earlier model did not have keeps its random start.
+
+    Raises:
+      UserError: another network, fields that do not match (`match_fields`), vocabularies that are missing or broken, or a
+        checkpoint whose variables do not fit. Nothing is loaded then.
+    """
+    earlier.require_network(config)
+    folder = earlier.vocabularies()
+    schema = load_schema(folder / SCHEMA_FILE)
+    places = match_fields(schema, data.schema, config.model.backbone)
+    moves = [_Move(schema.fields[place], field, place, _sources(schema.fields[place], field, folder, data.path))
+             for place, field in zip(places, data.schema.fields, strict=True) if place != NEW]
+    variables = model.named_variables()
+    stored = open_checkpoint(earlier.best, {name: _earlier_shape(model, variable, schema) for name, variable in variables.items()})
+    names = {id(variable): name for name, variable in variables.items()}
+    table, masks = (names[id(variable)] for variable in (model.embedding.table, model.embedding.mask_embeddings))
+
+    _carry_table(model, moves, stored(table), stored(masks) if getattr(config, model.stage).new_rows == "mask" else None)
+    tokens = np.array([*places, len(schema.fields)])  # the label's token is the last one
+    for name in variables.keys() - {table}:
+        variable = variables[name]
+        if _is_per_token(model, variable):
+            known = np.flatnonzero(tokens[:variable.shape[0]] != NEW)
+            variable.scatter_update(tf.IndexedSlices(stored(name)[tokens[known]], known))
+        else:
+            variable.assign(stored(name))
+    _report(earlier, schema, data.schema, moves)
+
+
+def _sources(before: AnyField, now: AnyField, folder_before: Path, folder_now: Path) -> RowSources:
+    if isinstance(now, NumericField):
+        return numeric_sources(read_boundaries(folder_before, before), read_boundaries(folder_now, now))
+    return categorical_sources(read_vocabulary(folder_before, before), read_vocabulary(folder_now, now))
+
+
+def _is_per_token(model: DGenCTR, variable: tf.Variable) -> bool:
+    """Whether the first axis counts tokens: fields, and in the embedding layer the label."""
+    scoring = model.field_scoring
+    per_token = [model.embedding.mask_embeddings, model.embedding.field_embeddings, scoring.bias]
+    per_token += [scoring.kernel] * (scoring.kernel.shape.rank == 3)  # of rank 2 where a concatenating backbone is read
+    return any(variable is one for one in per_token)
+
+
+def _earlier_shape(model: DGenCTR, variable: tf.Variable, earlier: Schema) -> list[int]:
+    first, *others = variable.shape.as_list() or [None]
+    if variable is model.embedding.table:
+        return [earlier.table_rows, *others]
+    if _is_per_token(model, variable):
+        return [first + len(earlier.fields) - len(model.schema.fields), *others]
+    return variable.shape.as_list()
+
+
+def _carry_table(model: DGenCTR, moves: list[_Move], table: np.ndarray, masks: np.ndarray | None) -> None:
+    """Fills the rows of every field that was there before, block by block, since a table may be most of the memory.
+
+    Args:
+      table: the earlier table [rows, d].
+      masks: the earlier mask embeddings [tokens, d] if new rows start there, None if they start from the unknown row.
+    """
+    for move in moves:
+        start = table[move.before.offset + UNKNOWN_ROW] if masks is None else masks[move.token]  # (d,)
+        for first in range(0, move.now.rows, BLOCK_ROWS):
+            source = move.rows.source[first:first + BLOCK_ROWS, np.newaxis]  # (R, 1)
+            values = np.where(source == NEW, start, table[move.before.offset + source[:, 0].clip(0)])  # (R, d)
+            rows = np.arange(first, first + len(source)) + move.now.offset
+            model.embedding.table.scatter_update(tf.IndexedSlices(values, rows))
+
+
+def _report(earlier: EarlierModel, before: Schema, now: Schema, moves: list[_Move]) -> None:
+    lines = [(move.now.name, f"{move.before.rows:,}", f"{move.now.rows:,}", f"{move.now.rows - move.rows.new:,}",
+              f"{move.rows.new:,}", f"{move.rows.left:,}") for move in moves]
+    print_table(f"carried over from {earlier.best}", lines, ("field", "rows before", "rows now", "carried", "new", "gone"))
+    for move in moves:
+        if move.rows.left:
+            shown = ", ".join(move.rows.left_values) + (", ..." if move.rows.left > LEFT_SHOWN else "")
+            print(f"{move.now.name}: {move.rows.left:,} values left the vocabulary: {shown}")
+        if move.rows.rebucketed:
+            print(f"{move.now.name}: its bucket boundaries moved; each bucket starts from the earlier one around its midpoint")
+    old_names, names = ([field.name for field in schema.fields] for schema in (before, now))
+    for name in names:
+        if name not in old_names:
+            print(f"{name}: the earlier model did not have this field, which starts from random parameters")
+    for name in old_names:
+        if name not in names:
+            print(f"{name}: the data no longer have this field; its parameters were left behind")
