@@ -31,6 +31,7 @@ setup(
         "rich>=13",
         "tensorboard>=2.20,<2.22",
         "grpcio>=1.60",
+        "google-crc32c>=1.5,<2",
     ],
     extras_require={"dev": ["pytest>=8", "ruff>=0.6"]},
     entry_points={

@@ -9,7 +9,7 @@ from data_folders import tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
 from trainer.config import load_config
-from trainer.input import DataFolder, evaluation_batches, fitting_batch_size, steps_per_epoch, training_batches
+from trainer.input import DataFolder, EvaluationSplit, fitting_batch_size
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
 
@@ -129,33 +129,6 @@ def test_steps_lower_the_loss_of_a_batch(stage):
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return DataFolder.open(write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=100))
-
-
-def all_rows(batches):
-    return np.concatenate([np.c_[batch["ids"], batch["label"]] for batch in batches.as_numpy_iterator()])
-
-
-def test_training_order_is_a_function_of_seed_and_epoch(folder):
-    first, again, next_epoch, other_seed = (
-        all_rows(training_batches(folder, 20, seed, epoch, 1000)) for seed, epoch in ((1, 0), (1, 0), (1, 1), (2, 0)))
-    assert (first == again).all()
-    assert (first != next_epoch).any() and (first != other_seed).any()
-    assert sorted(map(tuple, first)) == sorted(map(tuple, next_epoch))
-
-
-def test_evaluation_reads_every_row_once_and_training_drops_the_short_batch(folder):
-    assert len(all_rows(evaluation_batches(folder, "valid", batch_size=7))) == 50
-    assert len(all_rows(training_batches(folder, 30, 1, 0, 1000))) == 90
-    assert steps_per_epoch(folder, 30) == 3
-
-
-def test_a_split_smaller_than_a_batch_is_used_whole(folder):
-    assert len(all_rows(training_batches(folder, 1000, 1, 0, 1000))) == 100
-
-
 @pytest.mark.parametrize(("rows", "batch"), [(10_000, 500), (2_000, 100), (500, 32), (20, 20), (100_000, 512)])
 def test_small_splits_get_smaller_batches(rows, batch):
     # At least 20 steps, at least 32 rows, at most the 512 asked for.
@@ -185,7 +158,7 @@ def test_an_empty_split_is_refused(tmp_path):
     manifest["splits"]["test"] |= {"rows": 0, "files": []}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(UserError, match="split 'test' has no rows"):
-        evaluation_batches(DataFolder.open(folder), "test")
+        EvaluationSplit(DataFolder.open(folder), "test", window_rows=100)
 
 
 def test_masked_features_change_the_training_loss_only():

@@ -118,7 +118,18 @@ class FinetuneConfig(StageConfig):
 
 
 class InputConfig(_Section):
-    shuffle_buffer: int = Setting(200_000, ge=1, description="Records held for shuffling.")
+    """How TFRecords are read (see `trainer.input`).
+
+    Attributes:
+      window_rows: rows that are shuffled at once. A split of so many rows or fewer is decoded once and stays in memory:
+        4 (F + 1) bytes a row for F fields, 8 more with a group; a larger one is read anew every epoch, with up to three
+        windows in memory.
+      corrupt_records: share of a split's records that may be damaged and left out. At 0 damage ends the run where it is
+        met; above, every file is checked before the first step.
+    """
+
+    window_rows: int = Setting(1_000_000, ge=1)
+    corrupt_records: float = Setting(0.0, ge=0, lt=1)
 
 
 class Config(_Section):

@@ -1,6 +1,15 @@
-"""Data folder to batches: TFRecords of packed ids become tf.data batches in an order fixed by (seed, epoch)."""
+"""Data folder to batches: TFRecords of packed ids become tf.data batches in an order fixed by (seed, epoch).
 
+A split's rows are decoded in windows of `input.window_rows` and shuffled by window. A split of one window is decoded
+once and stays in memory, as ids int32, label float32, group int64: 4 (F + 1) bytes a row, 8 more with a group, and
+twice that while it is decoded. A larger one is read anew every epoch, with up to three windows in memory: the one that
+is trained on, the next, and its parts before they are joined.
+"""
+
+import heapq
 import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,9 +19,20 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import MANIFEST_FILE, SPLITS, Schema, load_data_folder_schema, train_checksum
+from trainer.damaged_records import (
+    RecordFile,
+    name_damage,
+    naming_damage,
+    read_records,
+    refuse_changed_sizes,
+    salvaged,
+    verified,
+)
 
-READ_BUFFER_BYTES = 4 << 20
 SMALLEST_BATCH = 32
+_CHUNK_ROWS = 8192  # parsed at once
+
+Batch = dict[str, tf.Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,8 +59,10 @@ class DataFolder:
     def rows(self, split: str) -> int:
         return self.manifest["splits"][split]["rows"]
 
-    def files(self, split: str) -> list[str]:
-        return [str(self.path / entry["path"]) for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
+    def files(self, split: str) -> list[RecordFile]:
+        """The split's files that have rows."""
+        return [RecordFile(str(self.path / entry["path"]), entry["rows"], entry.get("bytes"))
+                for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
 
     @property
     def click_rate(self) -> float:
@@ -59,9 +81,9 @@ class DataFolder:
         return np.load(self.path / "frequencies.npy", allow_pickle=False)
 
 
-def _read_records(files: list[str]) -> tf.data.Dataset:
-    compression = "GZIP" if files[0].endswith(".gz") else ""
-    return tf.data.TFRecordDataset(files, compression_type=compression, buffer_size=READ_BUFFER_BYTES)
+def decoded_row_bytes(schema: Schema) -> int:
+    """Memory of a decoded row: ids int32 [F], label float32, group int64."""
+    return 4 * len(schema.fields) + 4 + (8 if schema.group else 0)
 
 
 def _parse_with(schema: Schema):
@@ -72,7 +94,7 @@ def _parse_with(schema: Schema):
     if schema.group:
         features["group"] = tf.io.FixedLenFeature([1], tf.int64)
 
-    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+    def parse(serialized: tf.Tensor) -> Batch:
         parsed = tf.io.parse_example(serialized, features)
         batch = {"ids": tf.cast(parsed["ids"], tf.int32), "label": tf.cast(parsed["label"][:, 0], tf.float32)}
         if schema.group:
@@ -87,23 +109,162 @@ def require_rows(folder: DataFolder, split: str) -> None:
         raise UserError(f"data folder {folder.path}: split {split!r} has no rows; change `split` in the schema and preprocess again")
 
 
-def training_batches(folder: DataFolder, batch_size: int, seed: int, epoch: int, shuffle_buffer: int) -> tf.data.Dataset:
-    """Shuffled batches of one pass over the training split: {"ids": int32 [B, F], "label": float [B], ...}.
+def _decoded(files: Sequence[RecordFile], schema: Schema, first_row: int = 0) -> tf.data.Dataset:
+    """The rows of files one after another, in chunks; what lies before `first_row` is not opened or not parsed."""
+    ends = np.cumsum([file.rows for file in files])
+    first = int(np.searchsorted(ends, first_row, side="right"))
+    skipped = first_row - (ends[first] - files[first].rows)
+    records = read_records(files[first:]).skip(skipped)
+    return records.batch(_CHUNK_ROWS).map(_parse_with(schema), num_parallel_calls=tf.data.AUTOTUNE)
 
-    The order is a function of (seed, epoch) alone. The last, smaller batch is dropped, as every batch is a new draw
-    from the shuffled split; a split smaller than one batch is used whole.
+
+def _decode_all(files: Sequence[RecordFile], schema: Schema) -> Batch:
+    """All rows of files in memory, in file order.
+
+    Raises:
+      UserError: a file is damaged.
     """
-    require_rows(folder, "train")
-    files = folder.files("train")
-    order = np.random.default_rng([seed, epoch]).permutation(len(files))
-    records = _read_records([files[i] for i in order])
-    records = records.shuffle(shuffle_buffer, seed=seed * 100_003 + epoch, reshuffle_each_iteration=False)
-    batches = records.batch(batch_size, drop_remainder=folder.rows("train") >= batch_size)
-    return batches.map(_parse_with(folder.schema), num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    rows = sum(file.rows for file in files)
+    with naming_damage(files):
+        whole = next(iter(_decoded(files, schema).rebatch(rows + 1)))
+    if whole["label"].shape[0] != rows:
+        name_damage(files)
+    return whole
 
 
-def steps_per_epoch(folder: DataFolder, batch_size: int) -> int:
-    return max(1, folder.rows("train") // batch_size)
+class _Split:
+    """What reading for training and for evaluation share: sound files, found once, and rows kept in memory."""
+
+    def __init__(self, folder: DataFolder, split: str, window_rows: int, corrupt_records: float):
+        require_rows(folder, split)
+        self._schema = folder.schema
+        self._window_rows = window_rows
+        self._files = folder.files(split)
+        if corrupt_records:
+            self._files = verified(self._files, corrupt_records, split)
+        else:
+            refuse_changed_sizes(self._files)
+
+    def _salvage(self) -> None:
+        """Replaces damaged files by copies, in a temporary folder that goes with this object."""
+        if any(file.damaged for file in self._files):
+            self._copies = tempfile.TemporaryDirectory(prefix="salvaged-records-")
+            self._files = salvaged(self._files, Path(self._copies.name))
+
+    @property
+    def rows(self) -> int:
+        return sum(file.rows for file in self._files)
+
+    @property
+    def is_resident(self) -> bool:
+        """Whether the rows fit into one window, so that they are decoded once and stay in memory."""
+        return self.rows <= self._window_rows
+
+    @cached_property
+    def _resident(self) -> Batch:
+        return _decode_all(self._files, self._schema)
+
+    def iterate(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yields batches of this split; a damaged file on the way is a `UserError` that names file and byte."""
+        with naming_damage(self._files):
+            iterator = iter(batches)
+        while True:
+            with naming_damage(self._files):
+                batch = next(iterator, None)
+            if batch is None:
+                return
+            yield batch
+
+
+class TrainingSplit(_Split):
+    """Shuffled batches of the training split, the same at every call for one (seed, epoch, step).
+
+    An epoch draws an order of the files from (seed, epoch), cuts their rows, one file after another, into windows, and
+    shuffles each window by (seed, epoch, window). A split of one window is shuffled as a whole. Rows mix within a
+    window only, so a log that is sorted, by time say, is better cut into many files than into few.
+
+    An epoch has `steps` batches, whole ones: the rows left over, fewer than a batch, are others in every epoch. A split
+    smaller than one batch is one batch.
+
+    Args:
+      folder: the data folder.
+      batch_size: rows of a batch (of one worker, where there are several).
+      seed: of the order.
+      window_rows: rows shuffled at once, rounded up to whole batches; see the module for the memory they take.
+      worker, workers: each worker reads files of its own, dealt out so that the rows are as equal as whole files allow;
+        all have the `steps` of the worker with the fewest rows.
+      corrupt_records: share of the split's records that may be damaged. 0: damage ends the run where it is met. Above
+        0, all files are read and checked here, and sound records of damaged files copied to a temporary folder.
+
+    Raises:
+      UserError: no rows, fewer files than workers, a file's size is not the manifest's, or too many damaged records.
+    """
+
+    def __init__(self, folder: DataFolder, batch_size: int, seed: int, window_rows: int,
+                 worker: int = 0, workers: int = 1, corrupt_records: float = 0.0):
+        super().__init__(folder, "train", window_rows, corrupt_records)
+        if len(self._files) < workers:
+            raise UserError(f"data folder {folder.path}: the training split has {len(self._files)} files for {workers} workers, "
+                            "and each worker reads files of its own. Preprocessing writes one file for each input file: cut the "
+                            f"log into at least {workers} files and run `python -m preprocessing.task` again, or start fewer "
+                            "workers")
+        shares = _deal(self._files, workers)
+        smallest = min(sum(file.rows for file in share) for share in shares)
+        self._files = shares[worker]
+        self._salvage()
+        self._seed = seed
+        self.batch_size = min(batch_size, smallest)
+        self.steps = smallest // self.batch_size
+        self._window_rows = -(-window_rows // self.batch_size) * self.batch_size
+
+    def epoch(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
+        """Batches {"ids": int32 [B, F], "label": float [B], and "group": int64 [B] where the schema has one}.
+
+        Args:
+          epoch: number of the pass, from 0.
+          first_step: the batches before it are left out, at the cost of at most one window.
+        """
+        batches = self._from_memory(epoch, first_step) if self.is_resident else self._from_files(epoch, first_step)
+        left = self.steps - first_step
+        return batches.take(left).apply(tf.data.experimental.assert_cardinality(left)).prefetch(tf.data.AUTOTUNE)
+
+    def _from_memory(self, epoch: int, first_step: int) -> tf.data.Dataset:
+        with tf.device("CPU"):
+            return self._shuffled(self._resident, epoch, 0, first_step)
+
+    def _from_files(self, epoch: int, first_step: int) -> tf.data.Dataset:
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._files))
+        first_window, step_in_window = divmod(first_step, self._window_rows // self.batch_size)
+        rows = _decoded([self._files[i] for i in order], self._schema, first_window * self._window_rows)
+        windows = rows.rebatch(self._window_rows).prefetch(1).enumerate(first_window)
+
+        def shuffled(window: tf.Tensor, rows: Batch) -> tf.data.Dataset:
+            return self._shuffled(rows, epoch, window, tf.where(window == first_window, np.int64(step_in_window), 0))
+
+        return windows.flat_map(shuffled)
+
+    def _shuffled(self, rows: Batch, epoch: int, window: tf.Tensor | int, first_step: tf.Tensor | int) -> tf.data.Dataset:
+        """The batches of one window from its step `first_step` on."""
+        size = tf.shape(rows["label"], tf.int64)[0]
+        seed = tf.random.experimental.stateless_fold_in(tf.constant([self._seed, epoch], tf.int64), window)
+        order = tf.random.experimental.stateless_shuffle(tf.range(size), seed)
+
+        def batch(step: tf.Tensor) -> Batch:
+            chosen = tf.slice(order, [step * self.batch_size], [self.batch_size])
+            return {name: tf.gather(values, chosen) for name, values in rows.items()}
+
+        return tf.data.Dataset.range(first_step, size // self.batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _deal(files: Sequence[RecordFile], workers: int) -> list[list[RecordFile]]:
+    """Files for each worker: the largest first, each to the worker with the fewest rows so far."""
+    shares: list[list[RecordFile]] = [[] for _ in range(workers)]
+    rows_of_workers = [(0, worker) for worker in range(workers)]
+    for file in sorted(files, key=lambda file: -file.rows):
+        rows, worker = heapq.heappop(rows_of_workers)
+        shares[worker].append(file)
+        heapq.heappush(rows_of_workers, (rows + file.rows, worker))
+    return shares
 
 
 def fitting_batch_size(rows: int, batch_size: int, min_steps: int) -> int:
@@ -111,8 +272,28 @@ def fitting_batch_size(rows: int, batch_size: int, min_steps: int) -> int:
     return min(batch_size, rows, max(rows // min_steps, SMALLEST_BATCH))
 
 
-def evaluation_batches(folder: DataFolder, split: str, batch_size: int = 8192) -> tf.data.Dataset:
-    """The rows of a split in file order, every row once."""
-    require_rows(folder, split)
-    batches = _read_records(folder.files(split)).batch(batch_size)
-    return batches.map(_parse_with(folder.schema), num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+class EvaluationSplit(_Split):
+    """The rows of a split in file order, every row once; kept in memory where they fit into one window.
+
+    Args:
+      folder: the data folder.
+      split: "train", "valid" or "test".
+      window_rows: up to so many rows are decoded once and kept.
+      corrupt_records: as for `TrainingSplit`.
+
+    Raises:
+      UserError: as for `TrainingSplit`.
+    """
+
+    def __init__(self, folder: DataFolder, split: str, window_rows: int, corrupt_records: float = 0.0):
+        super().__init__(folder, split, window_rows, corrupt_records)
+        self._salvage()
+
+    def batches(self, batch_size: int = 8192) -> Iterator[Batch]:
+        """Yields batches as `TrainingSplit.epoch` has them, the last one smaller.
+
+        Raises:
+          UserError: a file is damaged.
+        """
+        rows = tf.data.Dataset.from_tensors(self._resident) if self.is_resident else _decoded(self._files, self._schema)
+        return self.iterate(rows.rebatch(batch_size).prefetch(tf.data.AUTOTUNE))

@@ -22,7 +22,7 @@ from trainer.checkpoints import (
     write_atomically,
 )
 from trainer.config import Config, StageConfig
-from trainer.input import DataFolder, fitting_batch_size, steps_per_epoch, training_batches
+from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.model import DGenCTR, Stage
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
@@ -171,16 +171,18 @@ class _Run:
         self._state = state
         self._stage: Stage = checkpoints.stage
         self._stage_config: StageConfig = getattr(config, self._stage)
-        self._batch_size = fitting_batch_size(data.rows("train"), self._stage_config.batch_size, self._stage_config.min_steps)
+        batch_size = fitting_batch_size(data.rows("train"), self._stage_config.batch_size, self._stage_config.min_steps)
+        self._split = TrainingSplit(data, batch_size, config.seed, config.input.window_rows,
+                                    corrupt_records=config.input.corrupt_records)
         self._predictor = Predictor(model, data)
         self._train_step = tf.function(model.train_step, reduce_retracing=True)
         self._events = tf.summary.create_file_writer(str(checkpoints.stage_dir / "tensorboard"))
 
     def run(self) -> None:
         start = time.monotonic()
-        if self._batch_size < self._stage_config.batch_size:
-            print(f"{self._stage}: batches of {self._batch_size} rows instead of {self._stage_config.batch_size}, so that an "
-                  f"epoch of {self._data.rows('train'):,} rows has {steps_per_epoch(self._data, self._batch_size)} steps")
+        if self._split.batch_size < self._stage_config.batch_size:
+            print(f"{self._stage}: batches of {self._split.batch_size} rows instead of {self._stage_config.batch_size}, so that an "
+                  f"epoch of {self._data.rows('train'):,} rows has {self._split.steps} steps")
         while not _finished(self._stage_config, self._state):
             self._epoch()
         self._close(time.monotonic() - start)
@@ -206,12 +208,10 @@ class _Run:
     def _train_epoch(self) -> dict[str, float]:
         """One pass over the training split; returns the mean of every loss part and of the gradient norm."""
         state = self._state
-        batches = training_batches(self._data, self._batch_size, self._config.seed, state.epoch,
-                                   self._config.input.shuffle_buffer)
+        batches = self._split.iterate(self._split.epoch(state.epoch))
         title = f"{self._stage} epoch {state.epoch + 1}/{self._stage_config.epochs}"
-        steps = steps_per_epoch(self._data, self._batch_size)
-        later_steps = steps * (self._stage_config.epochs - state.epoch - 1)
-        progress = StepProgress(title, steps, later_steps, self._batch_size)
+        later_steps = self._split.steps * (self._stage_config.epochs - state.epoch - 1)
+        progress = StepProgress(title, self._split.steps, later_steps, self._split.batch_size)
         sums: dict[str, float] = {}
         for batch in progress.track(batches):
             batch["seed"] = tf.constant([self._config.seed, state.step])
@@ -229,7 +229,7 @@ class _Run:
     def _set_learning_rate(self) -> None:
         settings, state = self._stage_config, self._state
         if settings.learning_rate_schedule == "cosine":
-            steps = settings.epochs * steps_per_epoch(self._data, self._batch_size)
+            steps = settings.epochs * self._split.steps
             state.learning_rate = cosine_learning_rate(settings.learning_rate, state.step / steps)
         set_learning_rate(self._model.optimizer, state.learning_rate)
 
@@ -269,7 +269,7 @@ class _Run:
 
     def _print_epoch(self, improved: bool) -> None:
         record = self._state.history[-1]
-        rate = steps_per_epoch(self._data, self._batch_size) * self._batch_size / record["training_seconds"]
+        rate = self._split.steps * self._split.batch_size / record["training_seconds"]
         shown = {name: record["valid"][name] for name in ("loss", "auc", "logloss") if record["valid"].get(name) is not None}
         values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
         print(f"{self._stage} epoch {record['epoch']}/{self._stage_config.epochs}  {rate:,.0f} samples/s  "

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
-from trainer.input import DataFolder, evaluation_batches
+from trainer.input import DataFolder, EvaluationSplit
 from trainer.metrics import Predictions, click_metrics
 from trainer.model import DGenCTR
 
@@ -19,13 +19,20 @@ class Predictor:
     def __init__(self, model: DGenCTR, data: DataFolder):
         self._model = model
         self._data = data
+        self._splits: dict[str, EvaluationSplit] = {}
         self._click_logits = tf.function(model.click_logits, reduce_retracing=True)
         self._loss_parts = tf.function(partial(model.loss_parts, training=False), reduce_retracing=True)
+
+    def _split(self, name: str) -> EvaluationSplit:
+        if name not in self._splits:
+            settings = self._model.run_config.input
+            self._splits[name] = EvaluationSplit(self._data, name, settings.window_rows, settings.corrupt_records)
+        return self._splits[name]
 
     def predict(self, split: str) -> Predictions:
         """Click logits of a split, in file order."""
         labels, logits, groups = [], [], []
-        for batch in evaluation_batches(self._data, split):
+        for batch in self._split(split).batches():
             labels.append(batch["label"].numpy())
             logits.append(self._click_logits(batch["ids"]).numpy())
             if "group" in batch:
@@ -36,7 +43,7 @@ class Predictor:
         """Loss parts of pre-training over a split, averaged by rows, with the same masks at every call."""
         sums: dict[str, float] = {}
         rows = 0
-        for number, batch in enumerate(evaluation_batches(self._data, split, DIFFUSION_BATCH)):
+        for number, batch in enumerate(self._split(split).batches(DIFFUSION_BATCH)):
             batch["seed"] = tf.constant([MASK_SEED, number])
             size = int(batch["label"].shape[0])
             rows += size
