@@ -148,7 +148,6 @@ def test_another_network_than_the_pretrained_one_is_refused(trained, data, tmp_p
 
 def test_other_data_is_refused(trained, data, tmp_path, capsys):
     other = write_data_folder(tmp_path / "other", rows=512)
-    (other / "vocabularies").mkdir()
     (other / "vocabularies" / "item.txt").write_text("a\n")
     for stage in ("pretrain", "finetune"):
         assert f"holds a run on other data than {other}" in user_error(capsys, f"--stage={stage}", *flags(other, trained[0]))
@@ -161,7 +160,6 @@ def test_other_data_is_refused(trained, data, tmp_path, capsys):
 def test_data_with_other_vocabularies_is_other_data(tmp_path):
     folder = write_data_folder(tmp_path / "data", rows=64)
     before = DataFolder.open(folder).checksum
-    (folder / "vocabularies").mkdir()
     (folder / "vocabularies" / "item.txt").write_text("a\n")
     assert DataFolder.open(folder).checksum != before
 

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SCHEMA_FILE, SPECIAL_ROWS, UNKNOWN_ROW, AnyField, NumericField, Schema, load_schema
-from trainer.checkpoints import StageCheckpoints, differences, open_checkpoint
+from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, open_checkpoint
 from trainer.config import Config
 from trainer.input import DataFolder
 from trainer.model import DGenCTR, Stage
@@ -51,6 +51,11 @@ class RowSources:
     left: int = 0
     left_values: tuple[str, ...] = ()
     rebucketed: bool = False
+
+    @property
+    def new(self) -> int:
+        """How many rows stand for what the earlier model did not know."""
+        return int((self.source == NEW).sum())
 
 
 def categorical_sources(earlier: pa.LargeBinaryArray, now: pa.LargeBinaryArray) -> RowSources:
@@ -128,11 +133,11 @@ class EarlierModel:
         return folder
 
     def require_network(self, config: Config) -> None:
-        stored = self._checkpoints.config()
+        stored = self._checkpoints.config(self.best)
         changed = [line for line in differences(stored, config, self._stage) if line.startswith("model.")]
         if changed:
-            raise UserError(f"--init_from {self._model_dir} has another network ({'; '.join(changed)}): give its configuration, "
-                            f"for example --config {self._checkpoints.stage_dir / 'config.yaml'}")
+            raise UserError(f"--init_from {self._model_dir} has another network ({'; '.join(changed)}): give its configuration "
+                            f"with --config {self.best / CONFIG_FILE}")
 
 
 @dataclass(frozen=True)

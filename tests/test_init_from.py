@@ -1,0 +1,251 @@
+"""A model of yesterday on the data of today: rows go to their places by value, and a new item becomes predictable."""
+
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import tensorflow as tf
+from data_folders import write_folder
+
+from preprocessing.errors import UserError
+from preprocessing.schema import SPLITS
+from trainer import carry_over as carry_over_module
+from trainer import task
+from trainer.carry_over import NEW, EarlierModel, carry_over, categorical_sources, numeric_sources
+from trainer.checkpoints import StageCheckpoints, TrainingState
+from trainer.config import load_config
+from trainer.input import DataFolder
+from trainer.model import DGenCTR
+from trainer.optimizers import build_optimizer
+from trainer.vocabularies import keep_vocabularies, kept_folder, read_vocabulary
+
+NETWORK = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "model.hstu.width=8"]
+USERS, OLD_ITEMS, NEW_ITEMS = 40, 20, 6
+
+
+def vocabulary(*values: str) -> pa.Array:
+    return pa.array([f"{value}\n".encode() for value in values], pa.large_binary())
+
+
+# Matching values and buckets.
+
+
+def test_rows_of_a_grown_and_reordered_vocabulary_come_from_the_rows_of_their_values():
+    rows = categorical_sources(vocabulary("a", "b", "c", "d"), vocabulary("x", "c", "a", "aa", "b"))
+    assert rows.source.tolist() == [0, 1, NEW, 4, 2, NEW, 3]
+    assert rows.left == 1 and rows.left_values == ("d",) and rows.new == 2
+
+
+def test_the_most_frequent_of_the_values_that_left_are_named():
+    rows = categorical_sources(vocabulary(*"abcdefgh"), vocabulary("b"))
+    assert rows.left == 7 and rows.left_values == ("a", "c", "d", "e", "f")
+
+
+def test_vocabularies_may_be_empty():
+    assert categorical_sources(vocabulary(), vocabulary("a")).source.tolist() == [0, 1, NEW]
+    assert categorical_sources(vocabulary("a"), vocabulary()).source.tolist() == [0, 1]
+
+
+def test_equal_boundaries_carry_every_bucket():
+    rows = numeric_sources(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
+    assert rows.source.tolist() == [0, 1, 2, 3, 4] and not rows.rebucketed
+
+
+def test_a_moved_bucket_comes_from_the_one_that_holds_its_midpoint():
+    # Buckets before: below 10, 10 to 20, above. Now: below 4, 4 to 8, 8 to 14, 14 to 40, above; midpoints 6, 11, 27.
+    rows = numeric_sources(np.array([10.0, 20.0]), np.array([4.0, 8.0, 14.0, 40.0]))
+    assert rows.source.tolist() == [0, 1, 2, 2, 3, 4, 4] and rows.rebucketed and rows.new == 0
+
+
+def test_a_midpoint_on_a_boundary_lies_above_it():
+    assert numeric_sources(np.array([10.0]), np.array([5.0, 15.0])).source.tolist() == [0, 1, 2, 3, 3]
+
+
+# Variables at their places.
+
+
+def draw(sizes: list[int], seed: int, rows: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.integers(0, size + 2, rows) for size in sizes], axis=1), rng.integers(0, 2, rows)
+
+
+def folder_of(path, meanings) -> DataFolder:
+    sizes = [len(values) + (not isinstance(values[0], str)) for values in meanings.values()]
+    return DataFolder.open(write_folder(path, meanings, {split: draw(sizes, seed) for seed, split in enumerate(SPLITS)}))
+
+
+def saved_model(model_dir, data: DataFolder, stage="finetune", assignments=()) -> DGenCTR:
+    """A model folder with one checkpoint, of a model in which every number differs from every other."""
+    config = load_config(None, [*NETWORK, *assignments])
+    model = DGenCTR(data.schema, config, stage, data.frequencies)
+    first = 0
+    for variable in model.named_variables().values():
+        size = int(tf.size(variable))
+        variable.assign(np.arange(first, first + size, dtype=np.float32).reshape(variable.shape))
+        first += size
+    checkpoints = StageCheckpoints(model_dir, stage)
+    keep_vocabularies(data, model_dir)
+    state = TrainingState("the test", data.checksum, learning_rate=0.01, epoch=1, best_epoch=1)
+    checkpoints.save(model, build_optimizer(model, 0.01, 0.0), state, config)
+    return model
+
+
+def carried_model(model_dir, data: DataFolder, stage="finetune", assignments=()) -> DGenCTR:
+    config = load_config(None, [*NETWORK, *assignments])
+    model = DGenCTR(data.schema, config, stage, data.frequencies)
+    carry_over(model, EarlierModel(model_dir, stage), config, data)
+    return model
+
+
+def rows_of(model: DGenCTR, name: str) -> np.ndarray:
+    field = next(field for field in model.schema.fields if field.name == name)
+    return model.embedding.table.numpy()[field.offset:field.offset + field.rows]
+
+
+BEFORE = {"item": ["a", "b", "c"], "price": [1.0, 2.0], "user": ["u", "v"]}
+GROWN = {"item": ["n", "c", "a", "m"], "price": [1.0, 2.0], "user": ["v", "u", "w"]}
+REORDERED = {"user": ["v", "u", "w"], "hour": ["noon"], "item": ["n", "c", "a", "m"]}
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("before") / "data", BEFORE)
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory):
+    return folder_of(tmp_path_factory.mktemp("grown") / "data", GROWN)
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory, before):
+    """A model folder and the model that was saved there."""
+    model_dir = tmp_path_factory.mktemp("earlier")
+    return model_dir, saved_model(model_dir, before)
+
+
+@pytest.mark.parametrize("start", ["mask", "unknown"])
+def test_rows_are_bit_equal_at_their_new_places(earlier, grown, start, monkeypatch):
+    monkeypatch.setattr(carry_over_module, "BLOCK_ROWS", 2)
+    model_dir, old = earlier
+    new = carried_model(model_dir, grown, assignments=[f"finetune.new_rows={start}"])
+    masks = old.embedding.mask_embeddings.numpy()
+    item, user = rows_of(old, "item"), rows_of(old, "user")
+    new_item, new_user = (masks[0], masks[2]) if start == "mask" else (item[1], user[1])
+    np.testing.assert_array_equal(rows_of(new, "item"), [item[0], item[1], new_item, item[4], item[2], new_item])
+    np.testing.assert_array_equal(rows_of(new, "price"), rows_of(old, "price"))
+    np.testing.assert_array_equal(rows_of(new, "user"), [user[0], user[1], user[3], user[2], new_user])
+
+
+def test_every_other_variable_is_taken_over(earlier, grown):
+    model_dir, old = earlier
+    variables = carried_model(model_dir, grown).named_variables()
+    for name, variable in old.named_variables().items():
+        if variable is not old.embedding.table:
+            np.testing.assert_array_equal(variables[name], variable, err_msg=name)
+
+
+def test_moved_buckets_are_carried_and_said(earlier, tmp_path, capsys):
+    data = folder_of(tmp_path / "data", {**BEFORE, "price": [0.5, 1.8, 5.0]})
+    old, new = rows_of(earlier[1], "price"), rows_of(carried_model(earlier[0], data), "price")
+    np.testing.assert_array_equal(new, old[[0, 1, 2, 3, 4, 4]])
+    assert "price: its bucket boundaries moved" in capsys.readouterr().out
+
+
+def test_a_person_sees_what_was_carried_and_what_is_gone(earlier, grown, capsys):
+    carried_model(earlier[0], grown)
+    printed = capsys.readouterr().out
+    assert "item: 1 values left the vocabulary: b" in printed
+    line = next(line for line in printed.splitlines() if "item" in line)
+    assert [word for word in line.split() if word.isdigit()] == ["5", "6", "4", "2", "1"]
+
+
+def test_a_set_backbone_follows_its_fields_by_name(tmp_path, before, capsys):
+    old = saved_model(tmp_path / "old", before, "pretrain", ["model.backbone=hstu"])
+    data = folder_of(tmp_path / "data", REORDERED)
+    fresh = DGenCTR(data.schema, load_config(None, [*NETWORK, "model.backbone=hstu"]), "pretrain", data.frequencies)
+    new = carried_model(tmp_path / "old", data, "pretrain", ["model.backbone=hstu"])
+    user = rows_of(old, "user")
+    np.testing.assert_array_equal(rows_of(new, "user"), user[[0, 1, 3, 2, 1]])
+    for part, name in (("embedding", "mask_embeddings"), ("embedding", "field_embeddings"),
+                       ("field_scoring", "kernel"), ("field_scoring", "bias")):
+        was, now = (getattr(getattr(model, part), name).numpy() for model in (old, new))
+        np.testing.assert_array_equal(now[[0, 2]], was[[2, 0]], err_msg=name)
+        if part == "embedding":
+            np.testing.assert_array_equal(now[3], was[3], err_msg=f"{name} of the label")
+        assert now.shape == getattr(getattr(fresh, part), name).shape and abs(now[1]).max() < 1, name
+    assert 0 < abs(rows_of(new, "hour")).max() < 1
+    printed = capsys.readouterr().out
+    assert "hour: the earlier model did not have this field" in printed and "price: the data no longer have this field" in printed
+
+
+# What is refused.
+
+
+def refusal(model_dir, data: DataFolder, stage="finetune", assignments=()) -> str:
+    with pytest.raises(UserError) as error:
+        carried_model(model_dir, data, stage, assignments)
+    return str(error.value)
+
+
+def test_a_concatenating_backbone_needs_its_fields_in_order(earlier, tmp_path):
+    message = refusal(earlier[0], folder_of(tmp_path / "data", REORDERED))
+    assert "backbone 'dcn' reads the fields at fixed places" in message
+    assert "expected item, price, user; received user, hour, item" in message
+
+
+def test_a_field_of_another_kind_is_refused(earlier, tmp_path):
+    data = folder_of(tmp_path / "data", {**BEFORE, "price": ["cheap", "dear"]})
+    assert "field 'price' was numeric and is categorical now" in refusal(earlier[0], data)
+
+
+def test_another_network_is_refused(earlier, grown):
+    message = refusal(earlier[0], grown, assignments=["model.embedding_dim=8"])
+    assert "has another network (model.embedding_dim: 4 -> 8)" in message and "epoch-0001/config.yaml" in message
+
+
+def test_a_folder_without_the_stage_is_refused(earlier, grown):
+    assert "has no checkpoint of stage pretrain" in refusal(earlier[0], grown, "pretrain")
+
+
+def test_a_folder_without_its_vocabularies_is_refused(earlier, before, grown, tmp_path):
+    model_dir = shutil.copytree(earlier[0], tmp_path / "old")
+    shutil.rmtree(kept_folder(model_dir, before.checksum))
+    message = refusal(model_dir, grown)
+    assert "does not hold the vocabularies that it was trained with" in message and "--stage=finetune" in message
+
+
+@pytest.mark.parametrize(("text", "received"), [("a\nb\n", "received 2:"), ("a\nb\nc\nd", "received 3 and a part of one")])
+def test_a_broken_vocabulary_is_refused(earlier, grown, tmp_path, text, received):
+    model_dir = shutil.copytree(earlier[0], tmp_path / "old")
+    path = next(model_dir.glob("trained_on/*/vocabularies/item.txt"))
+    path.write_text(text)
+    message = refusal(model_dir, grown)
+    assert f"{path}: expected 3 whole lines" in message and received in message
+
+
+def test_buckets_of_another_schema_are_refused(earlier, grown, tmp_path):
+    model_dir = shutil.copytree(earlier[0], tmp_path / "old")
+    path = next(model_dir.glob("trained_on/*/buckets.json"))
+    path.write_text('{"price": {"boundaries": [1.0]}}')
+    assert f"{path}: expected 3 buckets of 'price'" in refusal(model_dir, grown)
+
+
+def test_a_data_folder_without_a_vocabulary_is_refused(tmp_path):
+    data = folder_of(tmp_path / "data", BEFORE)
+    (data.path / "vocabularies" / "user.txt").unlink()
+    with pytest.raises(UserError, match=r"vocabularies/user.txt does not exist.*preprocessing.task"):
+        keep_vocabularies(data, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_a_killed_copy_left_is_replaced(before, tmp_path):
+    kept = kept_folder(tmp_path, before.checksum)
+    partial = kept.with_name(f".{kept.name}.partial")
+    partial.mkdir(parents=True)
+    (partial / "half").write_text("")
+    keep_vocabularies(before, tmp_path)
+    assert not partial.exists() and sorted(path.name for path in kept.iterdir()) == ["buckets.json", "schema.yaml", "vocabularies"]
+    field = before.schema.fields[0]
+    assert read_vocabulary(kept, field).to_pylist() == [b"a\n", b"b\n", b"c\n"]
