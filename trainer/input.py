@@ -124,12 +124,19 @@ def _decode_all(files: Sequence[RecordFile], schema: Schema) -> Batch:
     Raises:
       UserError: a file is damaged.
     """
-    rows = sum(file.rows for file in files)
+    chunks, rows, end = _decoded(files, schema), sum(file.rows for file in files), 0
+    whole = {name: np.empty([rows, *spec.shape[1:]], spec.dtype.as_numpy_dtype) for name, spec in chunks.element_spec.items()}
     with naming_damage(files):
-        whole = next(iter(_decoded(files, schema).rebatch(rows + 1)))
-    if whole["label"].shape[0] != rows:
+        for chunk in chunks:
+            start, end = end, end + len(chunk["label"])
+            if end > rows:
+                break
+            for name, values in chunk.items():
+                whole[name][start:end] = values
+    if end != rows:
         name_damage(files)
-    return whole
+    with tf.device("CPU"):
+        return {name: tf.convert_to_tensor(values) for name, values in whole.items()}
 
 
 class _Split:
@@ -257,14 +264,14 @@ class TrainingSplit(_Split):
 
 
 def _deal(files: Sequence[RecordFile], workers: int) -> list[list[RecordFile]]:
-    """Files for each worker: the largest first, each to the worker with the fewest rows so far."""
+    """Files for each worker, by path; dealt out from the largest, each to the worker with the fewest rows so far."""
     shares: list[list[RecordFile]] = [[] for _ in range(workers)]
     rows_of_workers = [(0, worker) for worker in range(workers)]
     for file in sorted(files, key=lambda file: -file.rows):
         rows, worker = heapq.heappop(rows_of_workers)
         shares[worker].append(file)
         heapq.heappush(rows_of_workers, (rows + file.rows, worker))
-    return shares
+    return [sorted(share, key=lambda file: file.path) for share in shares]
 
 
 def fitting_batch_size(rows: int, batch_size: int, min_steps: int) -> int:
