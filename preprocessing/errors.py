@@ -14,9 +14,11 @@ class UserError(Exception):
     The message names the culprit, what was expected, what was received, and what to do next.
     """
 
+    exit_code = EXIT_USER_ERROR
+
 
 def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command: a `UserError` becomes one paragraph on stderr and exit code 2.
+    """Runs a command: a `UserError` becomes one paragraph on stderr and its exit code, 2.
 
     So does what the system says of a file (no permission, disk full, not a folder). Any other exception is a defect of
     ours and keeps its traceback. `--traceback` keeps it for user errors too.
@@ -31,7 +33,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
         else:
             print(textwrap.fill(f"error: {error}", width=100, break_long_words=False,
                                 break_on_hyphens=False), file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except OSError as error:
         if show_traceback or not error.filename:
             raise
