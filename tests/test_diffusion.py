@@ -59,9 +59,44 @@ def test_corruption_is_a_function_of_the_seed():
 
 
 def test_full_cross_entropy_of_two_values():
-    # -log(e^1 / (e^1 + e^0)) and log 2.
-    loss = full_cross_entropy(tf.constant([[1.0, 0.0], [3.0, 3.0]]), tf.constant([0, 1])).numpy()
-    assert loss == pytest.approx([np.log1p(np.exp(-1)), np.log(2)])
+    # Scores (1, 0) with true value 0 and (3, 3) with true value 1: -log(e / (e + 1)) + log 2.
+    queries, keys = tf.constant([[1.0, 0.0], [3.0, 3.0]]), tf.eye(2)
+    loss = full_cross_entropy(queries, keys, tf.zeros(2), tf.constant([0, 1]))
+    assert loss.numpy() == pytest.approx(np.log1p(np.exp(-1)) + np.log(2))
+
+
+def test_full_cross_entropy_with_equal_scores_is_that_of_the_prior():
+    loss = full_cross_entropy(tf.zeros((1, 2)), tf.ones((2, 2)), tf.math.log([0.25, 0.75]), tf.constant([0]))
+    assert loss.numpy() == pytest.approx(np.log(4))
+
+
+def test_full_cross_entropy_of_no_cells_is_zero():
+    keys = tf.ones((3, 2))
+    with tf.GradientTape() as tape:
+        tape.watch(keys)
+        loss = full_cross_entropy(tf.zeros((0, 2)), keys, tf.zeros(3), tf.zeros(0, tf.int32))
+    assert loss.numpy() == 0.0
+    assert tape.gradient(loss, keys).numpy().tolist() == [[0, 0]] * 3
+
+
+@pytest.mark.parametrize("length", [1.0, 60.0], ids=["one bound for all rows", "each row's own maximum"])
+def test_full_cross_entropy_and_its_gradients_are_those_of_the_softmax(length):
+    rng = np.random.default_rng(0)
+    queries = tf.constant(length * rng.normal(size=(20, 3)), tf.float32)
+    keys = tf.constant(rng.normal(size=(7, 3)), tf.float32)
+    log_prior = tf.constant(log_shares(rng.integers(0, 9, 7)))
+    true = tf.constant(rng.integers(0, 7, 20), tf.int32)
+
+    def softmax_loss():
+        scores = tf.matmul(queries, keys, transpose_b=True) + log_prior
+        return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=true, logits=scores))
+
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch([queries, keys])
+        ours, theirs = 2.0 * full_cross_entropy(queries, keys, log_prior, true), 2.0 * softmax_loss()
+    assert ours.numpy() == pytest.approx(theirs.numpy(), rel=1e-5)
+    for of_ours, of_theirs in zip(tape.gradient(ours, [queries, keys]), tape.gradient(theirs, [queries, keys]), strict=True):
+        np.testing.assert_allclose(of_ours, of_theirs, rtol=1e-4, atol=1e-4 * length)
 
 
 def test_log_shares_of_counts():
@@ -97,7 +132,7 @@ def test_sampled_cross_entropy_approaches_the_full_softmax_as_draws_grow():
     counts = rng.integers(1, 50, values)
     scores = tf.constant(rng.normal(size=(rows, values)), tf.float32)
     true = tf.constant(rng.integers(0, values, rows))
-    full = full_cross_entropy(scores, true).numpy().mean()
+    full = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=true, logits=scores).numpy().mean()
     gaps = []
     for draws in (20, 20_000):
         corrected = scores - inclusion_log_probability(tf.constant(log_shares(counts)), draws)

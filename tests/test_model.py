@@ -129,6 +129,33 @@ def test_steps_lower_the_loss_of_a_batch(stage):
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_step_is_a_function_of_its_seed(stage):
+    def loss(seed):
+        tf.keras.utils.set_random_seed(1)
+        model = make(stage, f"{stage}.dropout=0.5", "model.dcn.hidden_units=[64]")
+        return float(model.loss_parts(batch_for() | {"seed": tf.constant([1, seed])}, training=True)["loss"])
+
+    assert loss(5) == loss(5) != loss(6)
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_parameters_finite():
+    model = make()
+    model.optimizer = build_optimizer(model, 0.01, table_decay=0.0)
+    model.train_step(batch_for() | {"label": tf.constant([np.nan, 0.0, 1.0])})
+    assert all(np.isfinite(variable).all() for variable in model.named_variables().values())
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_a_broken_row_is_traced_to_its_field(stage):
+    model = make(stage)
+    assert model.explain_non_finite(batch_for()) == []
+    model.embedding.table[12 + 3].assign([np.nan] * 4)  # the item of the first sample
+    found = model.explain_non_finite(batch_for())
+    assert "loss part loss" in found
+    assert "gradient of field item" in found
+
+
 @pytest.mark.parametrize(("rows", "batch"), [(10_000, 500), (2_000, 100), (500, 32), (20, 20), (100_000, 512)])
 def test_small_splits_get_smaller_batches(rows, batch):
     # At least 20 steps, at least 32 rows, at most the 512 asked for.

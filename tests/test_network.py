@@ -39,7 +39,7 @@ def test_click_tokens_are_the_tokens_with_only_the_label_masked(embedding):
 
 def test_cross_tower_by_hand():
     # One cross with identity kernel and no bias: x * x + x.
-    backbone = DcnBackbone(DcnConfig(cross_layers=1, hidden_units=()), dropout=0.0)
+    backbone = DcnBackbone(DcnConfig(cross_layers=1, hidden_units=()), dropout_rate=0.0)
     tokens = tf.constant([[[1.0, 2.0], [3.0, 0.0]]])
     backbone(tokens)
     backbone.weights[0].assign(tf.eye(4))

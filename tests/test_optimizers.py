@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from trainer.optimizers import LazyAdam, cosine_learning_rate
+from trainer.optimizers import LazyAdam, cosine_learning_rate, scaled_to_norm
 
 
 def slices(rows, values):
@@ -71,3 +71,20 @@ def test_a_dense_gradient_is_refused():
 def test_cosine_learning_rate_falls_to_a_hundredth():
     # Half way between 1 and 0.01 is 0.505.
     assert [cosine_learning_rate(2.0, progress) for progress in (0.0, 0.5, 1.0, 1.5)] == pytest.approx([2.0, 1.01, 0.02, 0.02])
+
+
+def scaled(values, limit):
+    gradients = [tf.constant(values[:1]), slices([1], [values[1:]])]
+    dense, sparse = scaled_to_norm(gradients, tf.linalg.global_norm(gradients), limit)
+    return [*dense.numpy().tolist(), *sparse.values.numpy()[0].tolist()]
+
+
+def test_a_long_gradient_is_scaled_to_the_limit_and_a_short_one_kept():
+    # The norm of (2, 3, 6) is 7.
+    assert scaled([2.0, 3.0, 6.0], limit=3.5) == [1.0, 1.5, 3.0]
+    assert scaled([2.0, 3.0, 6.0], limit=8.0) == [2.0, 3.0, 6.0]
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_a_gradient_that_is_not_finite_becomes_zero(broken):
+    assert scaled([broken, 3.0, 6.0], limit=1.0) == [0.0, 0.0, 0.0]

@@ -13,6 +13,7 @@ from trainer.config import Config
 from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, log_shares, sampled_cross_entropy
 from trainer.embedding import SharedEmbedding
+from trainer.optimizers import scaled_to_norm
 from trainer.scoring import FieldScoring, LabelScoring
 
 Stage = Literal["pretrain", "finetune"]
@@ -84,14 +85,17 @@ class DGenCTR(tfrs.Model):
 
     # Click prediction.
 
-    def click_logits(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def click_logits(self, ids: tf.Tensor) -> tf.Tensor:
         """logit of p(click | features), float [B], for local ids int [B, N]; the label token is always masked."""
-        hidden = self.backbone(self.embedding.click_tokens(ids), training=training)
-        return self.label_scoring(hidden, self.embedding.label_embeddings)
+        return self._click_logits_of(self.embedding.click_tokens(ids))
 
-    def call(self, ids: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, ids: tf.Tensor) -> tf.Tensor:
         """Click probability, float [B], for local ids int [B, N]."""
-        return tf.sigmoid(self.click_logits(ids, training))
+        return tf.sigmoid(self.click_logits(ids))
+
+    def _click_logits_of(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
+        hidden = self.backbone(tokens, training=training, seed=seed)
+        return self.label_scoring(hidden, self.embedding.label_embeddings)
 
     # Losses.
 
@@ -99,22 +103,26 @@ class DGenCTR(tfrs.Model):
         """The stage's loss under "loss", and in pre-training each field's and the label's own under their names.
 
         Args:
-          batch: "ids" int [B, N], "label" float [B], and where anything is masked "seed" int [2], which fixes the masks.
+          batch: "ids" int [B, N], "label" float [B], and in training or pre-training "seed" int [2], from which the masks
+            and dropout are drawn.
+          training: whether dropout, feature masks and the batch's own moments are used.
         """
-        if self.stage == "finetune":
-            logits = self._augmented_click_logits(batch) if training else self.click_logits(batch["ids"])
-            return {"loss": self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])}
-        return self._diffusion_loss_parts(batch, training)
+        if self.stage == "pretrain":
+            return self._diffusion_loss_parts(batch, training)
+        logits = self._training_click_logits(batch) if training else self.click_logits(batch["ids"])
+        return {"loss": self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])}
 
-    def _augmented_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        """Click logits [B] in training, each feature masked with probability `finetune.feature_mask_rate`."""
+    def _training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        """Click logits [B] with dropout, each feature masked with probability `finetune.feature_mask_rate`."""
+        mask_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 2))
         rate = self.run_config.finetune.feature_mask_rate
         if not rate:
-            return self.click_logits(batch["ids"], training=True)
-        uniform = tf.random.stateless_uniform(tf.shape(batch["ids"]), batch["seed"])  # (B, N)
-        mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, N+1)
-        hidden = self.backbone(self.embedding(batch["ids"], batch["label"], mask), training=True)
-        return self.label_scoring(hidden, self.embedding.label_embeddings)
+            tokens = self.embedding.click_tokens(batch["ids"])
+        else:
+            uniform = tf.random.stateless_uniform(tf.shape(batch["ids"]), mask_seed)  # (B, N)
+            mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, N+1)
+            tokens = self.embedding(batch["ids"], batch["label"], mask)
+        return self._click_logits_of(tokens, training=True, seed=dropout_seed)
 
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return self.loss_parts(inputs, training)["loss"]
@@ -122,10 +130,12 @@ class DGenCTR(tfrs.Model):
     def _diffusion_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         ids, labels = batch["ids"], batch["label"]
         size = tf.shape(ids)[0]
-        mask = corrupt(self.run_config.diffusion, size, len(self.schema.fields) + 1, batch["seed"])  # (B, N+1)
-        hidden = self.backbone(self.embedding(ids, labels, mask), training=training)
+        mask_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 2))
+        mask = corrupt(self.run_config.diffusion, size, len(self.schema.fields) + 1, mask_seed)  # (B, N+1)
+        tokens = self.embedding(ids, labels, mask)
+        hidden = self.backbone(tokens, training=training, seed=dropout_seed if training else None)
 
-        sums = self._field_losses(ids, mask, self.field_scoring(hidden))
+        sums = self._field_losses(ids, mask[:, :-1], self.field_scoring(hidden))
         clicks = tf.nn.sigmoid_cross_entropy_with_logits(
             labels, self.label_scoring(hidden, self.embedding.label_embeddings))  # (B,)
         sums[LABEL] = tf.reduce_sum(tf.where(mask[:, -1], clicks, 0.0))
@@ -135,19 +145,24 @@ class DGenCTR(tfrs.Model):
         return {"loss": tf.add_n(list(sums.values())) / tf.cast(size, tf.float32), **parts}
 
     def _field_losses(self, ids: tf.Tensor, mask: tf.Tensor, queries: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Summed cross-entropy of each field over the samples in which it is masked, in field order."""
+        """Summed cross-entropy of each field over the samples in which it is masked, in field order.
+
+        Args:
+          ids: int [B, N]; mask: bool [B, N]; queries: float [N, B, d].
+        """
+        mask = tf.transpose(mask)  # (N, B)
+        counts = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # (N,)
+        cells = tf.where(mask)  # (M, 2), field by field
+        masked_queries = tf.split(self.field_scoring.as_queries(tf.gather_nd(queries, cells)), counts, num=len(self.schema.fields))
+        masked_ids = tf.split(tf.gather_nd(tf.transpose(ids), cells), counts, num=len(self.schema.fields))
+
         keys = self._keys_of_full_fields()
         losses = {}
-        for k, field in enumerate(self.schema.fields):
-            samples = tf.where(mask[:, k])[:, 0]  # (M,)
-            query = self.field_scoring.as_queries(tf.gather(queries[k], samples))  # (M, d)
-            true = tf.gather(ids[:, k], samples)  # (M,)
+        for k, (field, query, true) in enumerate(zip(self.schema.fields, masked_queries, masked_ids, strict=True)):
             if k in keys:
-                scores = tf.matmul(query, keys[k], transpose_b=True)  # (M, V_k)
-                cross_entropy = full_cross_entropy(scores + self._log_prior(k), true)
+                losses[field.name] = full_cross_entropy(query, keys[k], self._log_prior(k), true)
             else:
-                cross_entropy = self._sampled_loss(k, query, true, ids[:, k])
-            losses[field.name] = tf.reduce_sum(cross_entropy)
+                losses[field.name] = tf.reduce_sum(self._sampled_loss(k, query, true, ids[:, k]))
         return losses
 
     def _log_prior(self, k: int) -> tf.Tensor:
@@ -190,12 +205,32 @@ class DGenCTR(tfrs.Model):
         return [variable for variable in self.trainable_variables if id(variable) not in idle]
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One optimizer step. Returns the loss parts and the global norm of the gradient before clipping."""
+        """One optimizer step. Returns the loss parts and the global norm of the gradient before clipping.
+
+        A gradient that is not finite is replaced by zeros, so that what it came from can still be found
+        (`explain_non_finite`).
+        """
         variables = self.stage_variables
         with tf.GradientTape() as tape:
             parts = self.loss_parts(batch, training=True)
         gradients = tape.gradient(parts["loss"], variables)
-        limit = getattr(self.run_config, self.stage).gradient_norm
-        gradients, norm = tf.clip_by_global_norm(gradients, limit)
+        norm = tf.linalg.global_norm(gradients)
+        gradients = scaled_to_norm(gradients, norm, getattr(self.run_config, self.stage).gradient_norm)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         return {**parts, "gradient_norm": norm}
+
+    def explain_non_finite(self, batch: dict[str, tf.Tensor]) -> list[str]:
+        """What is not finite in a step on this batch: loss parts, fields and variables. Empty where nothing is found."""
+        fields = [field.name for field in self.schema.fields]
+        with tf.GradientTape() as tape:
+            parts = self.loss_parts(batch, training=True)
+        variables = self.stage_variables
+        found = [f"loss part {name}" for name, value in parts.items() if not np.isfinite(value)]
+        for variable, gradient in zip(variables, tape.gradient(parts["loss"], variables), strict=True):
+            if isinstance(gradient, tf.IndexedSlices):
+                rows = tf.boolean_mask(gradient.indices, ~tf.reduce_all(tf.math.is_finite(gradient.values), axis=1)).numpy()
+                owners = np.searchsorted([field.offset for field in self.schema.fields], rows, side="right") - 1
+                found += [f"gradient of field {fields[k]}" for k in np.unique(owners)]
+            elif not np.all(np.isfinite(gradient)):
+                found.append(f"gradient of {variable.name.removesuffix(':0')}")
+        return found

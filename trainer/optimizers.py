@@ -76,6 +76,18 @@ def build_optimizer(model, learning_rate: float, table_decay: float) -> tfrs.exp
     return tfrs.experimental.optimizers.CompositeOptimizer([(lazy, partial(list, table)), (adam, partial(list, dense))])
 
 
+def scaled_to_norm(gradients: list, norm: tf.Tensor, limit: float) -> list:
+    """g * min(1, limit / norm) for every gradient, and zeros where the norm is not finite."""
+    scale = tf.where(tf.math.is_finite(norm), limit / tf.maximum(norm, limit), 0.0)
+
+    def scaled(gradient):
+        if isinstance(gradient, tf.IndexedSlices):
+            return tf.IndexedSlices(scaled(gradient.values), gradient.indices, gradient.dense_shape)
+        return tf.math.multiply_no_nan(gradient, scale)
+
+    return [scaled(gradient) for gradient in gradients]
+
+
 COSINE_FLOOR = 0.01
 
 

@@ -2,6 +2,8 @@
 
 The hidden state is [B, N+1, h], one vector a token, or [B, h], one vector that all scoring functions share: a network on
 the concatenated tokens (DCN-V2) has no separate state per token, and repeating it N+1 times would only cost memory.
+
+Dropout is drawn from `seed`, int [2], and left out where there is none; `training` chooses the moments of batch normalisation.
 """
 
 import tensorflow as tf
@@ -11,8 +13,8 @@ from trainer.backbones.hstu import HstuBackbone
 from trainer.config import ModelConfig
 
 
-def build_backbone(config: ModelConfig, dropout: float) -> tf.keras.layers.Layer:
+def build_backbone(config: ModelConfig, dropout_rate: float) -> tf.keras.layers.Layer:
     """The backbone that `config.backbone` names, with the dropout of the stage."""
     if config.backbone == "dcn":
-        return DcnBackbone(config.dcn, dropout, name="backbone")
-    return HstuBackbone(config.hstu, dropout, name="backbone")
+        return DcnBackbone(config.dcn, dropout_rate, name="backbone")
+    return HstuBackbone(config.hstu, dropout_rate, name="backbone")

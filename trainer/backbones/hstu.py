@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from trainer.config import HstuConfig
+from trainer.layers import dropout, layer_seed
 
 
 class HstuBlock(tf.keras.layers.Layer):
@@ -15,7 +16,7 @@ class HstuBlock(tf.keras.layers.Layer):
     Shapes: [B, n, width] -> [B, n, width]. Source: arXiv 2402.17152, equations 1 to 3.
     """
 
-    def __init__(self, config: HstuConfig, dropout: float, **kwargs):
+    def __init__(self, config: HstuConfig, dropout_rate: float, **kwargs):
         super().__init__(**kwargs)
         self._heads = config.heads
         self._head_width = config.width // config.heads
@@ -23,32 +24,32 @@ class HstuBlock(tf.keras.layers.Layer):
         self._output_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
         self._split = tf.keras.layers.Dense(4 * config.width, activation="swish")
         self._output = tf.keras.layers.Dense(config.width)
-        self._dropout = tf.keras.layers.Dropout(dropout)
+        self._dropout_rate = dropout_rate
 
     def _to_heads(self, x: tf.Tensor) -> tf.Tensor:
         x = tf.reshape(x, (-1, x.shape[1], self._heads, self._head_width))
         return tf.transpose(x, (0, 2, 1, 3))  # (B, heads, n, width / heads)
 
-    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
         gate, value, query, key = tf.split(self._split(self._input_norm(x)), 4, axis=-1)  # each (B, n, width)
         value, query, key = self._to_heads(value), self._to_heads(query), self._to_heads(key)
         attention = tf.nn.silu(tf.matmul(query, key, transpose_b=True)) / x.shape[1]  # (B, heads, n, n)
         attended = tf.transpose(tf.matmul(attention, value), (0, 2, 1, 3))  # (B, n, heads, width / heads)
         attended = self._output_norm(tf.reshape(attended, (-1, x.shape[1], x.shape[2])))
-        return x + self._dropout(self._output(attended * gate), training=training)
+        return x + dropout(self._output(attended * gate), self._dropout_rate, seed)
 
 
 class HstuBackbone(tf.keras.layers.Layer):
     """A linear map to the stream's width, HSTU blocks, a closing layer norm. [B, N+1, d] -> [B, N+1, width]."""
 
-    def __init__(self, config: HstuConfig, dropout: float, **kwargs):
+    def __init__(self, config: HstuConfig, dropout_rate: float, **kwargs):
         super().__init__(**kwargs)
         self._widen = tf.keras.layers.Dense(config.width)
-        self._blocks = [HstuBlock(config, dropout) for _ in range(config.layers)]
+        self._blocks = [HstuBlock(config, dropout_rate) for _ in range(config.layers)]
         self._norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
 
-    def call(self, tokens: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         x = self._widen(tokens)
-        for block in self._blocks:
-            x = block(x, training=training)
+        for number, block in enumerate(self._blocks):
+            x = block(x, seed=layer_seed(seed, number))
         return self._norm(x)
