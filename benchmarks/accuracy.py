@@ -75,18 +75,18 @@ def run_arm(suite: Suite, arm: Arm, seed: int, data_dir: Path, work_dir: Path) -
         return json.loads(row_file.read_text(encoding="utf-8"))
     model_dir.mkdir(parents=True, exist_ok=True)
     assignments = [*arm.assignments, f"seed={seed}"]
-    common = ["--data_dir", str(data_dir), "--model_dir", str(model_dir), "--config", str(suite.config)]
-    common += [part for assignment in assignments for part in ("--set", assignment)]
+    folders = ["--data_dir", str(data_dir), "--model_dir", str(model_dir)]
+    settings = ["--config", str(suite.config), *(part for assignment in assignments for part in ("--set", assignment))]
     stages = ["pretrain", "finetune"] if arm.pretrained else ["finetune"]
     start = time.monotonic()
     for stage in stages:
         scratch = [] if arm.pretrained else ["--from_scratch"]
-        _command("trainer.task", f"--stage={stage}", *scratch, *common, log=model_dir / "log.txt")
+        _command("trainer.task", f"--stage={stage}", *scratch, *folders, *settings, log=model_dir / "log.txt")
     seconds = time.monotonic() - start
     row = {"arm": arm.name, "seed": seed, "configuration": _configuration_hash(suite.config, assignments),
            "passes": {stage: len(StageCheckpoints(model_dir, stage).history()) for stage in stages}, "seconds": round(seconds, 1)}
     for split in ("valid", "test"):
-        _command("trainer.task", "--stage=evaluate", f"--split={split}", *common, log=model_dir / "log.txt")
+        _command("trainer.task", "--stage=evaluate", f"--split={split}", *folders, log=model_dir / "log.txt")
         row[split] = json.loads((model_dir / "report" / "metrics.json").read_text(encoding="utf-8"))
     write_atomically(row_file, json.dumps(row))
     return row

@@ -270,21 +270,21 @@ def run_demo(processes: Processes, paths: Paths, flags: argparse.Namespace) -> N
         processes.run(["-m", "preprocessing.task", "--input", f"{paths.log}/log-*.csv",
                        "--schema", f"{paths.log}/schema.yaml", "--output", str(paths.data)])
 
+    settings = ["--config", str(flags.config), *(part for assignment in flags.assignments for part in ("--set", assignment))]
+
     def trainer(stage: str, model_dir: Path, *more: str) -> None:
-        settings = [part for assignment in flags.assignments for part in ("--set", assignment)]
-        processes.run(["-m", "trainer.task", f"--stage={stage}", "--data_dir", str(paths.data),
-                       "--model_dir", str(model_dir), "--config", str(flags.config), *settings, *more])
+        processes.run(["-m", "trainer.task", f"--stage={stage}", "--data_dir", str(paths.data), "--model_dir", str(model_dir), *more])
 
     with clock.step("Pre-train"):
-        trainer("pretrain", paths.pretrained)
+        trainer("pretrain", paths.pretrained, *settings)
     with clock.step("Fine-tune"):
-        trainer("finetune", paths.pretrained)
+        trainer("finetune", paths.pretrained, *settings)
     with clock.step("Evaluate"):
         trainer("evaluate", paths.pretrained)
     with clock.step("Export"):
         trainer("export", paths.pretrained, "--export_dir", str(paths.exports))
     with clock.step("Train from scratch"):
-        trainer("finetune", paths.scratch, "--from_scratch")
+        trainer("finetune", paths.scratch, "--from_scratch", *settings)
         trainer("evaluate", paths.scratch)
 
     schema = load_schema(ROOT / paths.log / "schema.yaml")

@@ -14,7 +14,7 @@ from data_folders import write_data_folder
 
 from preprocessing.errors import UserError
 from trainer import task
-from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, load_trained, restore_model
+from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, load_trained, restore_model, seal
 from trainer.config import load_config
 from trainer.input import DataFolder
 from trainer.model import DGenCTR
@@ -26,9 +26,12 @@ SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[16]", "pretrain.epoch
          "finetune.epochs=2", "finetune.batch_size=64", "finetune.learning_rate=0.01", "pretrain.learning_rate=0.01"]
 
 
+def folders(data, model):
+    return ["--data_dir", str(data), "--model_dir", str(model)]
+
+
 def flags(data, model, *assignments):
-    sets = [part for assignment in (*SMALL, *assignments) for part in ("--set", assignment)]
-    return ["--data_dir", str(data), "--model_dir", str(model), *sets]
+    return [*folders(data, model), *(part for assignment in (*SMALL, *assignments) for part in ("--set", assignment))]
 
 
 def run_task(*arguments):
@@ -46,8 +49,8 @@ def trained(tmp_path_factory, data):
     """A model folder after the three commands a user types, and what they printed."""
     model = tmp_path_factory.mktemp("model") / "run"
     output = {}
-    for stage in ("pretrain", "finetune", "evaluate"):
-        done = run_task(f"--stage={stage}", *flags(data, model))
+    for stage, arguments in (("pretrain", flags), ("finetune", flags), ("evaluate", folders)):
+        done = run_task(f"--stage={stage}", *arguments(data, model))
         assert done.returncode == 0, done.stderr
         output[stage] = done.stdout
     return model, output
@@ -151,7 +154,7 @@ def test_other_data_is_refused(trained, data, tmp_path, capsys):
     (other / "vocabularies" / "item.txt").write_text("a\n")
     for stage in ("pretrain", "finetune"):
         assert f"holds a run on other data than {other}" in user_error(capsys, f"--stage={stage}", *flags(other, trained[0]))
-    assert "was trained on other data" in user_error(capsys, "--stage=evaluate", *flags(other, trained[0]))
+    assert "was trained on other data" in user_error(capsys, "--stage=evaluate", *folders(other, trained[0]))
     shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
     message = user_error(capsys, "--stage=finetune", *flags(other, tmp_path / "run"))
     assert "the pre-trained checkpoint" in message and "belongs to other data" in message
@@ -180,7 +183,7 @@ def test_a_report_does_not_credit_a_pretraining_that_was_not_used(trained, data,
     shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
     model = tmp_path / "run"
     assert task.main(["--stage=finetune", "--from_scratch", *flags(data, model)]) == 0
-    assert task.main(["--stage=evaluate", *flags(data, model)]) == 0
+    assert task.main(["--stage=evaluate", *folders(data, model)]) == 0
     assert "pretrain: none" in (model / "report" / "REPORT.md").read_text()
     assert not (model / "report" / "field_losses.png").exists()
 
@@ -212,7 +215,7 @@ def test_print_config_stops_there(data, tmp_path, capsys):
 
 
 def test_evaluating_an_untrained_folder_is_refused(data, tmp_path, capsys):
-    message = user_error(capsys, "--stage=evaluate", *flags(data, tmp_path))
+    message = user_error(capsys, "--stage=evaluate", *folders(data, tmp_path))
     assert "has no fine-tuned checkpoint" in message and "--stage=finetune" in message
 
 
@@ -242,20 +245,20 @@ def state_after(epoch, best_epoch):
     return TrainingState(RANDOM, "checksum", learning_rate=0.01, epoch=epoch, best_epoch=best_epoch)
 
 
-def test_only_the_last_and_the_best_checkpoint_are_kept(model_and_checkpoints):
+def test_the_last_two_checkpoints_and_the_best_are_kept(model_and_checkpoints):
     model, optimizer, checkpoints = model_and_checkpoints
-    for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 2)):
-        checkpoints.save(model, optimizer, state_after(epoch, best))
-    assert sorted(path.name for path in checkpoints.folder.glob("epoch-*")) == ["epoch-0002", "epoch-0004"]
-    assert checkpoints.best().name == "epoch-0002" and checkpoints.last().name == "epoch-0004"
+    for epoch, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+        checkpoints.save(model, optimizer, state_after(epoch, best), model.run_config)
+    assert sorted(path.name for path in checkpoints.folder.glob("epoch-*")) == ["epoch-0002", "epoch-0004", "epoch-0005"]
+    assert checkpoints.best().name == "epoch-0002" and checkpoints.last().name == "epoch-0005"
 
 
 def test_a_half_written_checkpoint_is_ignored_and_cleaned_up(model_and_checkpoints):
     model, optimizer, checkpoints = model_and_checkpoints
-    checkpoints.save(model, optimizer, state_after(1, 1))
+    checkpoints.save(model, optimizer, state_after(1, 1), model.run_config)
     (checkpoints.folder / ".epoch-0002.partial").mkdir()
     assert checkpoints.last().name == "epoch-0001"
-    checkpoints.save(model, optimizer, state_after(2, 1))
+    checkpoints.save(model, optimizer, state_after(2, 1), model.run_config)
     assert not list(checkpoints.folder.glob(".*"))
 
 
@@ -265,6 +268,7 @@ def test_a_variable_missing_from_a_checkpoint_is_named(model_and_checkpoints, tm
     lost, shrunk, *_ = [name for name in variables if name.startswith("backbone")]
     stored = {name: variable for name, variable in variables.items() if name not in (lost, shrunk)}
     tf.train.Checkpoint(**stored, **{shrunk: tf.Variable([1.0])}, surplus=tf.Variable(1.0)).write(str(tmp_path / "model"))
+    seal(tmp_path)
     before = [v.numpy() for v in model.variables]
     with pytest.raises(UserError, match="nothing was loaded") as error:
         restore_model(model, tmp_path)

@@ -2,18 +2,23 @@
 
 A stage's folder:
 
-    config.yaml                       the configuration that the checkpoints belong to
-    checkpoints/epoch-0003/           model.* and optimizer.* (TensorFlow checkpoints), state.json
+    config.yaml                                the configuration of the last call
+    checkpoints/epoch-0003/                    after an epoch and its validation
+    checkpoints/epoch-0003-step-00000420/      inside the next epoch, after 420 steps in all
 
-A checkpoint is written as `.epoch-0003.partial` and renamed, so a folder with a final name is whole. The state of the last
-one names the best one, so that no second file can disagree with it.
+A checkpoint holds model.* and optimizer.* (TensorFlow checkpoints), state.json, config.yaml, and checksums.json with the
+size and SHA-256 of each. It is written as `.NAME.partial` and renamed, so a folder with a final name was whole once; the
+checksums tell whether it still is. The state of the last one names the best one, so that no second file can disagree
+with it.
 """
 
 import hashlib
 import json
 import os
+import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -21,30 +26,38 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import SCHEMA_FILE, load_schema
+from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.config import Config, load_config
 from trainer.model import DGenCTR, Stage
 
 CONFIG_FILE = "config.yaml"
 STATE_FILE = "state.json"
+CHECKSUM_FILE = "checksums.json"
+OPTIMIZER = "optimizer"
 RANDOM = "random parameters"
 VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 CLICK_RATE_OF_A_RESTORED_MODEL = 0.5
+KEPT_AND_WRITTEN = 4  # the last two, the best, and the one that is being written
+_NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
 @dataclass
 class TrainingState:
-    """Everything beside the tensors that a run needs in order to continue.
+    """Everything beside the tensors that a run needs in order to continue as if it had never stopped.
 
     Attributes:
       origin: what the stage started from: `RANDOM`, or `StageCheckpoints.fingerprint` of the pre-training.
       data: checksum of the data folder.
-      epoch: epochs finished.
+      epoch: epochs finished, that is, trained and validated.
       step: steps finished.
+      epoch_step: steps finished of the epoch under way.
+      epoch_sums: sums of the loss parts over these steps.
       best: best value of the monitor so far, in the direction "larger is better".
-      best_epoch: the epoch that reached it.
+      best_epoch: the epoch that reached it; 0 before the first.
       stale_epochs: epochs since then.
-      history: one record an epoch.
+      history: one record an epoch; the same for two runs of one seed.
+      seconds: wall-clock seconds by phase, which are not; of work that was lost to a kill nothing is known.
+      changes: what `--allow_changes` let through: at which step, and the list of differences.
     """
 
     origin: str
@@ -52,10 +65,19 @@ class TrainingState:
     learning_rate: float
     epoch: int = 0
     step: int = 0
+    epoch_step: int = 0
+    epoch_sums: dict[str, float] = field(default_factory=dict)
     best: float = float("-inf")
     best_epoch: int = 0
     stale_epochs: int = 0
     history: list[dict] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=dict)
+    changes: list[dict] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Of the checkpoint that holds this state."""
+        return _name(self.epoch) + (f"-step-{self.step:08d}" if self.epoch_step else "")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -68,17 +90,82 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _sync_folder(folder: Path) -> None:
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _name(epoch: int) -> str:
     return f"epoch-{epoch:04d}"
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _checksums(paths: Iterable[Path]) -> dict[str, str]:
+    paths = list(paths)
+    with ThreadPoolExecutor(2) as pool:  # one for model.*, one for optimizer.*, which are the large ones
+        return dict(zip([path.name for path in paths], pool.map(_sha256, paths), strict=True))
+
+
+def seal(checkpoint: Path) -> None:
+    """Makes the files of a finished checkpoint durable and writes their checksums, last."""
+    files = sorted(checkpoint.iterdir())
+    with ThreadPoolExecutor(1) as pool:
+        durable = pool.submit(lambda: [_sync(path) for path in files])  # while the checksums are computed
+        checksums = _checksums(files)
+        durable.result()
+    content = {path.name: {"bytes": path.stat().st_size, "sha256": checksums[path.name]} for path in files}
+    write_atomically(checkpoint / CHECKSUM_FILE, json.dumps(content, indent=2))
+    _sync(checkpoint)
+
+
+def damage(checkpoint: Path, only: Callable[[str], bool] = lambda name: True) -> str | None:
+    """What is wrong with a checkpoint, in words; None where every file that `only` selects is as it was written."""
+    try:
+        stored = json.loads((checkpoint / CHECKSUM_FILE).read_text(encoding="utf-8"))
+        expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in stored.items() if only(name)}
+        for name, (size, _) in expected.items():
+            if (found := (checkpoint / name).stat().st_size) != size:
+                return f"{name} has {found:,} bytes and was written with {size:,}"
+        actual = _checksums(checkpoint / name for name in expected)
+    except OSError as error:
+        return f"{Path(error.filename or CHECKSUM_FILE).name}: {error.strerror}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"{CHECKSUM_FILE} is not readable"
+    broken = [name for name, (_, checksum) in expected.items() if actual[name] != checksum]
+    return f"{broken[0]} does not have the checksum it was written with" if broken else None
+
+
+def _require_sound(checkpoint: Path) -> None:
+    """Refuses a checkpoint whose model cannot be trusted. Its optimizer is of no interest to whom this serves."""
+    problem = damage(checkpoint, only=lambda name: not name.startswith(OPTIMIZER))
+    if problem is None:
+        return
+    if checkpoint == max(_paths(checkpoint.parent), default=None, key=_place):
+        mend = "call the training stage again: it goes on from the checkpoint before and ends with the same weights"
+    else:
+        mend = (f"restore it from a copy, or remove {checkpoint.parent.parent} and call the training stage again, which with the "
+                "same settings ends with the same weights")
+    raise UserError(f"checkpoint {checkpoint} is damaged: {problem}; {mend}")
+
+
+def _place(path: Path) -> tuple[int, int]:
+    epoch, step = _NAME.fullmatch(path.name).groups()
+    return int(epoch), int(step or 0)
+
+
+def _paths(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted((path for path in folder.glob("epoch-*") if _NAME.fullmatch(path.name)), key=_place)
 
 
 class StageCheckpoints:
@@ -89,52 +176,118 @@ class StageCheckpoints:
         self.stage_dir = Path(model_dir) / stage
         self.folder = self.stage_dir / "checkpoints"
 
-    def save(self, model: DGenCTR, optimizer, state: TrainingState) -> None:
-        """Writes a checkpoint; keeps it, the best one, and removes the others."""
+    # Writing. Only the holder of the model folder's lock does it.
+
+    def save(self, model: DGenCTR, optimizer, state: TrainingState, config: Config) -> None:
+        """Writes a checkpoint; keeps it, the one before it and the best one.
+
+        Where writing fails, what was written of it is removed and the earlier ones stay.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._remove_leftovers()
-        name = _name(state.epoch)
-        partial = self.folder / f".{name}.partial"
-        partial.mkdir()
-        _variables_checkpoint(model).write(str(partial / "model"))
-        tf.train.Checkpoint(optimizer=optimizer).write(str(partial / "optimizer"))
-        (partial / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
-        _sync_folder(partial)
-        shutil.rmtree(self.folder / name, ignore_errors=True)
-        partial.rename(self.folder / name)
-        self._keep({name, _name(state.best_epoch)})
+        self.remove_leftovers()
+        final = self.folder / state.name
+        partial = self.folder / f".{final.name}.partial"
+        try:
+            partial.mkdir()
+            _variables_checkpoint(model).write(str(partial / "model"))
+            tf.train.Checkpoint(optimizer=optimizer).write(str(partial / OPTIMIZER))
+            (partial / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
+            (partial / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
+            seal(partial)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        if final.exists():  # a damaged one that was skipped
+            self._discard(final)
+        partial.rename(final)
+        _sync(self.folder)
+        self._keep_around(final, state.best_epoch)
 
-    def _remove_leftovers(self) -> None:
-        for path in self.folder.glob(".*.partial"):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    def remove_leftovers(self) -> None:
+        """Removes what a killed run had not finished to write or to remove."""
+        for path in self.folder.glob(".epoch-*"):
+            shutil.rmtree(path)
 
-    def _keep(self, names: set[str]) -> None:
-        for path in self.folder.glob("epoch-*"):
-            if path.name not in names:
-                shutil.rmtree(path)
+    def _discard(self, path: Path) -> None:
+        hidden = path.with_name(f".{path.name}.discarded")
+        path.rename(hidden)  # so that no part of it is ever seen under the final name
+        shutil.rmtree(hidden)
+
+    def _keep_around(self, saved: Path, best_epoch: int) -> None:
+        """Keeps the saved one, the one before it and the best; any after it are damaged ones that were skipped."""
+        paths = _paths(self.folder)
+        place = paths.index(saved)
+        kept = {*paths[max(place - 1, 0):place + 1], self.folder / _name(best_epoch)}
+        for path in paths:
+            if path not in kept:
+                self._discard(path)
+
+    def used_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.folder.glob("epoch-*/*"))
+
+    # Reading. Neither needs nor takes the lock.
 
     def last(self) -> Path | None:
-        return max(self.folder.glob("epoch-*"), default=None)
+        """The newest checkpoint whose state can be read, whether or not its tensors can."""
+        return self._newest(lambda path: damage(path, only=lambda name: name == STATE_FILE), lambda line: None)
+
+    def resume_point(self) -> Path | None:
+        """The newest undamaged checkpoint. Prints a line for each newer one that is skipped."""
+        return self._newest(damage, print)
+
+    def _newest(self, problem_of: Callable[[Path], str | None], report: Callable[[str], None]) -> Path | None:
+        problem = None
+        for path in reversed(_paths(self.folder)):
+            problem = problem_of(path)
+            if problem is None:
+                return path
+            report(f"{self.stage}: skipping checkpoint {path}, which is damaged: {problem}")
+        if problem:
+            raise UserError(f"every checkpoint in {self.folder} is damaged (the oldest: {problem}): restore one from a copy, or "
+                            f"remove {self.stage_dir} to train anew")
+        return None
 
     def best(self) -> Path | None:
+        """The checkpoint of the best epoch; None before the first epoch has finished."""
         last = self.last()
-        return self.folder / _name(self.state(last).best_epoch) if last else None
+        epoch = self.state(last).best_epoch if last else 0
+        return self.folder / _name(epoch) if epoch else None
 
     def fingerprint(self) -> str | None:
-        """Identifies the best checkpoint; changes when training goes on. None before the first checkpoint."""
+        """Identifies the weights of the best checkpoint; the same for two runs of one seed. None before the first epoch."""
         best = self.best()
-        return f"{self.stage} {hashlib.sha256((best / STATE_FILE).read_bytes()).hexdigest()[:16]}" if best else None
+        if best is None:
+            return None
+        try:
+            stored = json.loads((best / CHECKSUM_FILE).read_text(encoding="utf-8"))
+            sums = [f"{name} {entry['sha256']}" for name, entry in sorted(stored.items()) if name.startswith("model.data")]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            _require_sound(best)
+            raise
+        return f"{self.stage} {hashlib.sha256(' '.join(sums).encode()).hexdigest()[:16]}"
 
     def state(self, checkpoint: Path) -> TrainingState:
         return TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
 
-    def config(self) -> Config:
-        return load_config(self.stage_dir / CONFIG_FILE)
+    def config(self, checkpoint: Path | None = None) -> Config:
+        """The configuration that a checkpoint was trained with, by default the best one."""
+        return load_config((checkpoint or self.best()) / CONFIG_FILE)
 
     def history(self) -> list[dict]:
         """One record an epoch of what has been trained so far; empty before the first checkpoint."""
         last = self.last()
         return self.state(last).history if last else []
+
+    def seconds(self) -> float:
+        """Wall-clock time that the training so far has taken."""
+        last = self.last()
+        return sum(self.state(last).seconds.values()) if last else 0.0
+
+
+def checkpoint_bytes(model: DGenCTR, optimizer) -> int:
+    """Size of a checkpoint, but for some kilobytes."""
+    variables = [*model.named_variables().values(), *(v for part in optimizer.optimizers for v in part.variables)]
+    return sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
 
 
 def open_checkpoint(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[[str], np.ndarray]:
@@ -142,7 +295,15 @@ def open_checkpoint(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[
 
     Returns:
       A function that reads the variable of a name.
+
+    Raises:
+      UserError: the checkpoint is damaged or of another model.
     """
+    _require_sound(checkpoint)
+    return _fitting_reader(checkpoint, shapes)
+
+
+def _fitting_reader(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[[str], np.ndarray]:
     try:
         reader = tf.train.load_checkpoint(str(checkpoint / "model"))
     except (ValueError, tf.errors.OpError) as error:
@@ -164,19 +325,33 @@ def restore_model(model: DGenCTR, checkpoint: Path) -> int:
 
     Returns:
       The number of parameters loaded.
+
+    Raises:
+      UserError: the checkpoint is damaged or of another model.
     """
+    _require_sound(checkpoint)
+    return _read_model(model, checkpoint)
+
+
+def resume(model: DGenCTR, optimizer, checkpoint: Path) -> None:
+    """Loads model and optimizer from `StageCheckpoints.resume_point`, which has looked for damage already."""
+    _read_model(model, checkpoint)
+    try:
+        tf.train.Checkpoint(optimizer=optimizer).read(str(checkpoint / OPTIMIZER)).assert_existing_objects_matched()
+    except (AssertionError, ValueError) as error:
+        raise UserError(f"checkpoint {checkpoint} holds the state of another optimizer: give the configuration that it was trained "
+                        "with, or another --model_dir") from error
+
+
+def _read_model(model: DGenCTR, checkpoint: Path) -> int:
     variables = model.named_variables()
-    open_checkpoint(checkpoint, {name: variable.shape.as_list() for name, variable in variables.items()})
+    _fitting_reader(checkpoint, {name: variable.shape.as_list() for name, variable in variables.items()})
     _variables_checkpoint(model).read(str(checkpoint / "model")).assert_consumed()
     return sum(int(tf.size(variable)) for variable in variables.values())
 
 
 def _variables_checkpoint(model: DGenCTR) -> tf.train.Checkpoint:
     return tf.train.Checkpoint(**model.named_variables())
-
-
-def restore_optimizer(optimizer, checkpoint: Path) -> None:
-    tf.train.Checkpoint(optimizer=optimizer).read(str(checkpoint / "optimizer")).assert_existing_objects_matched()
 
 
 def differences(stored: Config, current: Config, stage: Stage) -> list[str]:
@@ -197,11 +372,24 @@ def differences(stored: Config, current: Config, stage: Stage) -> list[str]:
     return found
 
 
+def schema_differences(stored: Schema, current: Schema) -> list[str]:
+    """What distinguishes two resolved schemas, field by field; empty where they are equal."""
+    if stored == current:
+        return []
+    before, now = ({field.name: field for field in schema.fields} for schema in (stored, current))
+    found = [f"field {name!r} is gone" for name in before if name not in now]
+    found += [f"field {name!r} is new" for name in now if name not in before]
+    for name in (name for name in before if name in now and before[name] != now[name]):
+        rows = before[name].rows, now[name].rows
+        found.append(f"field {name!r} has {rows[1]} rows instead of {rows[0]}" if rows[0] != rows[1] else f"field {name!r} is defined otherwise")
+    return found or ["the order of the fields, the label, the group or the split"]
+
+
 def load_trained(model_dir: str | Path) -> DGenCTR:
     """The fine-tuned model of a model folder, at its best checkpoint.
 
     Raises:
-      UserError: the folder has no fine-tuned checkpoint.
+      UserError: the folder has no fine-tuned checkpoint, or its best one is damaged.
     """
     model_dir = Path(model_dir)
     checkpoints = StageCheckpoints(model_dir, "finetune")
@@ -209,7 +397,8 @@ def load_trained(model_dir: str | Path) -> DGenCTR:
     if best is None:
         raise UserError(f"model folder {model_dir} has no fine-tuned checkpoint: run "
                         f"`python -m trainer.task --stage=finetune --model_dir {model_dir} --data_dir ...` first")
+    _require_sound(best)
     schema = load_schema(model_dir / SCHEMA_FILE)
-    model = DGenCTR(schema, checkpoints.config(), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
-    restore_model(model, best)
+    model = DGenCTR(schema, checkpoints.config(best), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
+    _read_model(model, best)
     return model

@@ -136,6 +136,7 @@ class Config(_Section):
     """A run: seed, network, corruption, the two stages, input."""
 
     seed: int = Setting(1, ge=0, lt=2**31)
+    checkpoint_minutes: float = Setting(10.0, gt=0, description="A checkpoint inside an epoch is written after so long.")
     model: ModelConfig = ModelConfig()
     diffusion: DiffusionConfig = DiffusionConfig()
     pretrain: PretrainConfig = PretrainConfig()

@@ -44,6 +44,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
     report_dir.mkdir(parents=True, exist_ok=True)
     pretraining = [] if state.origin == RANDOM else StageCheckpoints(model_dir, "pretrain").history()
     histories = {"pretrain": pretraining, "finetune": finetuning.history()}
+    seconds = {stage: StageCheckpoints(model_dir, stage).seconds() for stage in histories}
     images = {
         "learning_curves.png": plots.learning_curves(histories),
         "calibration.png": plots.calibration(predictions),
@@ -55,7 +56,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
     for name, figure in images.items():
         plots.save(figure, report_dir / name)
     write_atomically(report_dir / "metrics.json", json.dumps(metrics, indent=2))
-    write_atomically(report_dir / "REPORT.md", _report(metrics, data, histories, list(images)))
+    write_atomically(report_dir / "REPORT.md", _report(metrics, data, histories, seconds, list(images)))
     _print_metrics(metrics, report_dir)
     return metrics
 
@@ -74,7 +75,8 @@ def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int)
     return losses
 
 
-def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], images: list[str]) -> str:
+def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], seconds: dict[str, float],
+            images: list[str]) -> str:
     lines = [f"# Click model report: {data.schema.name}, {metrics['split']} split", "", _summary(metrics), "",
              "| measure | value | what it means |", "| --- | --- | --- |"]
     for key, (name, meaning) in MEANINGS.items():
@@ -87,8 +89,7 @@ def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], i
     lines += ["", "## Training", ""]
     for stage, history in histories.items():
         if history:
-            seconds = sum(record["training_seconds"] + record["validation_seconds"] for record in history)
-            lines.append(f"- {stage}: {len(history)} epochs, {history[-1]['step']} steps, {seconds:.0f} s")
+            lines.append(f"- {stage}: {len(history)} epochs, {history[-1]['step']} steps, {seconds[stage]:.0f} s")
         elif stage == "pretrain":
             lines.append("- pretrain: none; the model was trained from scratch")
     lines += ["", "## Plots", ""]

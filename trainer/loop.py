@@ -5,57 +5,86 @@ import json
 import math
 import platform
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE
+from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
 from trainer.checkpoints import (
     CONFIG_FILE,
+    KEPT_AND_WRITTEN,
     RANDOM,
     StageCheckpoints,
     TrainingState,
+    checkpoint_bytes,
+    damage,
     differences,
     restore_model,
-    restore_optimizer,
+    resume,
+    schema_differences,
     write_atomically,
 )
 from trainer.config import Config, StageConfig
+from trainer.disk import explain_when_full, require_space
+from trainer.events import EventLog
 from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
-from trainer.model import DGenCTR, Stage
+from trainer.interruption import Interrupted, Interruption, interruptible
+from trainer.lock import exclusive
+from trainer.model import LABEL, DGenCTR, Stage
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
-from trainer.progress import StepProgress, print_table
+from trainer.progress import StepProgress, describe_losses, print_table, timed
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
 ENVIRONMENT_FILE = "environment.json"
 TENSORBOARD_EVERY = 10
 SMALLER_IS_BETTER = ("loss", "logloss")
+CAUSES_SHOWN = 5
 
 
-def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | Path, from_scratch: bool = False) -> None:
-    """Runs one stage to its end, continuing where an earlier call stopped.
+def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | Path, from_scratch: bool = False,
+          allow_changes: bool = False, began: float | None = None) -> None:
+    """Runs one stage to its end, continuing where an earlier call stopped, however that one ended.
+
+    SIGTERM and SIGINT save a checkpoint after the step under way and end the process with 128 + the signal's number.
 
     Args:
       stage: "pretrain" or "finetune".
       config: the resolved configuration.
       data_dir: a finished data folder.
-      model_dir: where checkpoints, history and TensorBoard events go.
+      model_dir: where checkpoints, history and TensorBoard events go; locked against a second run.
       from_scratch: fine-tune from random parameters, whether or not there is a pre-trained checkpoint.
+      allow_changes: continue a run of another configuration with this one. An epoch under way is begun anew.
+      began: `time.monotonic()` when the start-up began; now, by default.
 
     Raises:
-      UserError: the model folder holds another run (configuration, data or start), there is nothing to start from, or the
-        loss is no longer finite.
+      UserError: the model folder holds another run (configuration, data or start) or is in use, there is nothing to start
+        from, every checkpoint is damaged, the disk is full, or the loss is no longer finite.
     """
-    # Data and configuration.
+    began = time.monotonic() if began is None else began
     model_dir, data = Path(model_dir), DataFolder.open(data_dir)
-    checkpoints, pretrained = StageCheckpoints(model_dir, stage), StageCheckpoints(model_dir, "pretrain")
-    stage_config: StageConfig = getattr(config, stage)
     _refuse_foreign_folder(model_dir)
     _refuse_one_class(data, config)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with exclusive(model_dir), interruptible() as interruption:
+            _train(stage, config, data, model_dir, from_scratch, allow_changes, interruption, began)
+    except Interrupted as stop:
+        print(f"{stage}: stopped by {stop.name}; {stop.note}", flush=True)
+        raise
+
+
+def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from_scratch: bool, allow_changes: bool,
+           interruption: Interruption, began: float) -> None:
+    # The run that the folder holds, if any.
+    checkpoints, pretrained = StageCheckpoints(model_dir, stage), StageCheckpoints(model_dir, "pretrain")
+    stage_config: StageConfig = getattr(config, stage)
+    checkpoints.remove_leftovers()
     origin = RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
-    _refuse_other_run(checkpoints, config, data, origin)
+    last = checkpoints.resume_point()
+    changed = _require_same_run(checkpoints, last, config, data, origin, allow_changes) if last else []
 
     # Model and optimizer.
     tf.keras.utils.set_random_seed(config.seed)
@@ -63,14 +92,16 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     model.optimizer = build_optimizer(model, stage_config.learning_rate, stage_config.table_decay)
 
     # What to start from, in this order:
-    # 1. the stage's own last checkpoint: continue;
+    # 1. the stage's own last undamaged checkpoint: continue;
     # 2. pre-training, or fine-tuning with --from_scratch: random parameters;
     # 3. fine-tuning: every parameter of the best pre-trained checkpoint.
-    if last := checkpoints.last():
-        restore_model(model, last)
-        restore_optimizer(model.optimizer, last)
+    if last:
+        resume(model, model.optimizer, last)
         state = checkpoints.state(last)
-        print(f"{stage}: continuing after epoch {state.epoch} from {last}")
+        print(f"{stage}: continuing after {_place(state)} from {last}")
+        if changed:
+            _change_course(state, stage_config, changed)
+        _warn_of_a_damaged_best(checkpoints, last)
     else:
         if origin == RANDOM:
             print(f"{stage}: starting from random parameters")
@@ -82,8 +113,32 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     if _finished(stage_config, state):
         print(f"{stage}: already finished after epoch {state.epoch}; nothing to do")
         return
-    _write_run_files(checkpoints, config, data, model_dir)
-    _Run(model, config, data, checkpoints, state).run()
+    size = checkpoint_bytes(model, model.optimizer)
+    require_space(model_dir, KEPT_AND_WRITTEN * size - checkpoints.used_bytes(), f"the checkpoints of {stage}")
+    with explain_when_full(model_dir, size, "Earlier checkpoints are intact: free some space and call the same command again, "
+                           "which continues from the last one"):
+        _write_run_files(checkpoints, config, data, model_dir)
+        _Run(model, config, data, checkpoints, state, interruption, began).run()
+
+
+def _place(state: TrainingState) -> str:
+    return f"epoch {state.epoch}" + (f" and {state.epoch_step} steps" if state.epoch_step else "")
+
+
+def _change_course(state: TrainingState, settings: StageConfig, changed: list[str]) -> None:
+    """Continues with another configuration. An epoch under way is begun anew, as the order of its rows may be another."""
+    print(f"  with changes: {'; '.join(changed)}")
+    state.changes.append({"step": state.step, "differences": changed})
+    state.epoch_step, state.epoch_sums = 0, {}
+    if any(line.split(":")[0].endswith(".learning_rate") for line in changed):
+        state.learning_rate = settings.learning_rate
+
+
+def _warn_of_a_damaged_best(checkpoints: StageCheckpoints, last: Path) -> None:
+    best = checkpoints.best()
+    if best and best != last and (problem := damage(best)):
+        print(f"{checkpoints.stage}: the best checkpoint {best} is damaged: {problem}; unless a later epoch is better, there will "
+              f"be no model to evaluate: restore it from a copy, or remove {checkpoints.stage_dir} to train anew")
 
 
 def _finished(settings: StageConfig, state: TrainingState) -> bool:
@@ -107,23 +162,33 @@ def _refuse_one_class(data: DataFolder, config: Config) -> None:
                         "so its AUC is undefined: validate on more rows, or use --set finetune.monitor=logloss")
 
 
-def _refuse_other_run(checkpoints: StageCheckpoints, config: Config, data: DataFolder, origin: str | None) -> None:
-    """A stage's folder belongs to one configuration, one data folder and one start; anything else is named and refused."""
-    last, stage_dir = checkpoints.last(), checkpoints.stage_dir
-    if not last:
-        return
-    changed = differences(checkpoints.config(), config, checkpoints.stage)
-    if changed:
-        raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): "
-                        "give the stored configuration, or another --model_dir")
-    state = checkpoints.state(last)
+def _require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, data: DataFolder, origin: str | None,
+                      allow_changes: bool) -> list[str]:
+    """A stage's folder belongs to one configuration, one data folder and one start; anything else is named and refused.
+
+    Returns:
+      The differences of the configuration, where they are allowed.
+    """
+    stage_dir, state = checkpoints.stage_dir, checkpoints.state(last)
+    changed = differences(checkpoints.config(last), config, checkpoints.stage)
+    if changed and not allow_changes:
+        raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): give the stored configuration, "
+                        "add --allow_changes to continue with the new one, or give another --model_dir")
     if state.data != data.checksum:
-        raise UserError(f"{stage_dir} holds a run on other data than {data.path} (another schema, other training rows or "
-                        "vocabularies): give the data folder it was trained on, or another --model_dir")
+        raise UserError(f"{stage_dir} holds a run on other data than {data.path} ({_other_data(stage_dir.parent, data)}): give the "
+                        "data folder it was trained on, or another --model_dir")
     if state.origin != origin:
         raise UserError(f"{stage_dir} holds a run that started from {state.origin}, and this call would start from "
                         f"{origin or 'a pre-training that is not there'}: use the same --from_scratch as before; or, to fine-tune "
                         f"anew (pre-training went on, say), remove {stage_dir} or give another --model_dir")
+    return changed
+
+
+def _other_data(model_dir: Path, data: DataFolder) -> str:
+    """What distinguishes a data folder from the one that the model folder's checkpoints belong to."""
+    path = model_dir / SCHEMA_FILE
+    changed = schema_differences(load_schema(path), data.schema) if path.exists() else []
+    return f"another schema: {'; '.join(changed)}" if changed else "other training rows or vocabularies"
 
 
 def _transfer(model: DGenCTR, config: Config, data: DataFolder, pretrained: StageCheckpoints) -> None:
@@ -137,8 +202,8 @@ def _transfer(model: DGenCTR, config: Config, data: DataFolder, pretrained: Stag
         raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
                         "fine-tune with the configuration it was pre-trained with")
     if pretrained.state(best).data != data.checksum:
-        raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} (another schema, other "
-                        "training rows or vocabularies): fine-tune on the data folder it was pre-trained on")
+        raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} "
+                        f"({_other_data(pretrained.stage_dir.parent, data)}): fine-tune on the data folder it was pre-trained on")
     parameters = restore_model(model, best)
     rows = [(part.name, str(len(part.weights)), f"{sum(int(tf.size(v)) for v in part.weights):,}") for part in model.parts]
     print_table(f"transferred all {parameters:,} parameters of {best}", rows, ("part", "variables", "parameters"))
@@ -160,71 +225,124 @@ def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFo
     write_atomically(model_dir / SCHEMA_FILE, data.schema.to_yaml())
 
 
+class CompiledStep:
+    """The model's training step, compiled, with all its scalars in one vector, so that a step costs a single fetch."""
+
+    def __init__(self, model: DGenCTR):
+        self._model = model
+        self._names: list[str] = []
+        self._stacked = tf.function(self._stack, reduce_retracing=True)
+
+    def __call__(self, batch: dict[str, tf.Tensor]) -> dict[str, float]:
+        """Takes one optimizer step and returns what `DGenCTR.train_step` does, as numbers."""
+        values = self._stacked(batch).numpy().tolist()
+        return dict(zip(self._names, values, strict=True))
+
+    def _stack(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+        parts = self._model.train_step(batch)
+        self._names = list(parts)  # known once this is traced
+        return tf.stack([tf.cast(value, tf.float32) for value in parts.values()])
+
+
 class _Run:
     """The epochs of a stage. `state` is all that changes beside the variables."""
 
-    def __init__(self, model: DGenCTR, config: Config, data: DataFolder, checkpoints: StageCheckpoints, state: TrainingState):
+    def __init__(self, model: DGenCTR, config: Config, data: DataFolder, checkpoints: StageCheckpoints, state: TrainingState,
+                 interruption: Interruption, began: float):
         self._model = model
         self._config = config
         self._data = data
         self._checkpoints = checkpoints
         self._state = state
+        self._interruption = interruption
+        self._began = began
         self._stage: Stage = checkpoints.stage
         self._stage_config: StageConfig = getattr(config, self._stage)
         batch_size = fitting_batch_size(data.rows("train"), self._stage_config.batch_size, self._stage_config.min_steps)
         self._split = TrainingSplit(data, batch_size, config.seed, config.input.window_rows,
                                     corrupt_records=config.input.corrupt_records)
+        self._loss_names = ("loss", LABEL, *(field.name for field in data.schema.fields))
         self._predictor = Predictor(model, data)
-        self._train_step = tf.function(model.train_step, reduce_retracing=True)
-        self._events = tf.summary.create_file_writer(str(checkpoints.stage_dir / "tensorboard"))
+        self._train_step = CompiledStep(model)
+        self._started = False
+        self._validation_seconds: float | None = None
+        self._saved = state.name
+        self._saved_at = time.monotonic()
+        self._events = EventLog(checkpoints.stage_dir / "tensorboard", first_step=state.step + 1)
 
     def run(self) -> None:
-        start = time.monotonic()
         if self._split.batch_size < self._stage_config.batch_size:
             print(f"{self._stage}: batches of {self._split.batch_size} rows instead of {self._stage_config.batch_size}, so that an "
                   f"epoch of {self._data.rows('train'):,} rows has {self._split.steps} steps")
-        while not _finished(self._stage_config, self._state):
-            self._epoch()
-        self._close(time.monotonic() - start)
+        seconds = self._state.seconds
+        seconds["start-up"] = seconds.get("start-up", 0.0) + time.monotonic() - self._began
+        try:
+            while not _finished(self._stage_config, self._state):
+                self._epoch()
+        except Interrupted as stop:
+            stop.note = self._save_before_leaving()
+            raise
+        finally:
+            self._events.close()
+        self._close()
 
     def _epoch(self) -> None:
-        state, start = self._state, time.monotonic()
-        trained = self._train_epoch()
-        training_seconds = time.monotonic() - start
-        valid = self._predictor.validate()
-        state.epoch += 1
-        improved = self._judge(valid[self._stage_config.monitor])
-        state.history.append({
-            "epoch": state.epoch, "step": state.step, "learning_rate": state.learning_rate,
-            "train": trained, "valid": valid,
-            "training_seconds": training_seconds, "validation_seconds": time.monotonic() - start - training_seconds,
-        })
-        if not improved and self._stage_config.learning_rate_schedule == "plateau":
-            state.learning_rate *= self._stage_config.learning_rate_factor
-        self._checkpoints.save(self._model, self._model.optimizer, state)
-        self._record(valid)
-        self._print_epoch(improved)
+        with self._interruption.held():
+            progress = self._train_epoch()
+        start = time.monotonic()
+        with timed(self._state.seconds, "validation"):
+            valid = self._predictor.validate()  # a signal ends it at once: it changes nothing and can be done again
+        self._validation_seconds = time.monotonic() - start
+        with self._interruption.held():
+            improved = self._finish_epoch(valid)
+            self._save()
+            self._record_epoch(valid)
+            self._print_epoch(improved, progress.samples_per_second)
 
-    def _train_epoch(self) -> dict[str, float]:
-        """One pass over the training split; returns the mean of every loss part and of the gradient norm."""
+    def _train_epoch(self) -> StepProgress:
+        """Takes the steps that the epoch still lacks, or as many of them as a signal lets it."""
         state = self._state
-        batches = self._split.iterate(self._split.epoch(state.epoch))
-        title = f"{self._stage} epoch {state.epoch + 1}/{self._stage_config.epochs}"
-        later_steps = self._split.steps * (self._stage_config.epochs - state.epoch - 1)
-        progress = StepProgress(title, self._split.steps, later_steps, self._split.batch_size)
-        sums: dict[str, float] = {}
-        for batch in progress.track(batches):
-            batch["seed"] = tf.constant([self._config.seed, state.step])
-            self._set_learning_rate()
-            parts = {name: float(value) for name, value in self._train_step(batch).items()}
-            state.step += 1
-            self._require_finite(parts)
-            progress.loss = parts["loss"]
-            for name, value in parts.items():
-                sums[name] = sums.get(name, 0.0) + value
-            if state.step % TENSORBOARD_EVERY == 0:
-                self._record_step(parts, progress)
-        return {name: total / progress.done for name, total in sums.items()}
+        progress = StepProgress(
+            f"{self._stage} epoch {state.epoch + 1}/{self._stage_config.epochs}", self._split.steps, self._split.batch_size,
+            state.seconds, done=state.epoch_step, later_epochs=self._stage_config.epochs - state.epoch - 1,
+            validation_seconds=self._validation_seconds, compiles=not self._started)
+        for batch in progress.track(self._split.iterate(self._split.epoch(state.epoch, state.epoch_step))):
+            progress.losses = self._step(batch, progress.samples_per_second)
+            if self._interruption.pending:
+                break
+            if time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes:
+                with progress.paused():
+                    self._save()
+        self._started = True
+        return progress
+
+    def _step(self, batch: dict[str, tf.Tensor], samples_per_second: float) -> dict[str, float]:
+        """Takes one step and returns its losses."""
+        state = self._state
+        batch["seed"] = tf.constant([self._config.seed, state.step])
+        self._set_learning_rate()
+        parts = self._train_step(batch)
+        state.step += 1
+        state.epoch_step += 1
+        self._require_finite(parts, batch)
+        for name, value in parts.items():
+            state.epoch_sums[name] = state.epoch_sums.get(name, 0.0) + value
+        if state.step % TENSORBOARD_EVERY == 0:
+            self._record_step(parts, samples_per_second)
+        return {name: parts[name] for name in self._loss_names if name in parts}
+
+    def _finish_epoch(self, valid: dict[str, float | int | None]) -> bool:
+        """Writes the epoch into the state. Returns whether the monitor improved."""
+        state, settings = self._state, self._stage_config
+        trained = {name: total / state.epoch_step for name, total in state.epoch_sums.items()}
+        state.epoch += 1
+        state.epoch_step, state.epoch_sums = 0, {}
+        improved = self._judge(valid[settings.monitor])
+        state.history.append({"epoch": state.epoch, "step": state.step, "learning_rate": state.learning_rate,
+                              "train": trained, "valid": valid})
+        if not improved and settings.learning_rate_schedule == "plateau":
+            state.learning_rate *= settings.learning_rate_factor
+        return improved
 
     def _set_learning_rate(self) -> None:
         settings, state = self._stage_config, self._state
@@ -233,13 +351,16 @@ class _Run:
             state.learning_rate = cosine_learning_rate(settings.learning_rate, state.step / steps)
         set_learning_rate(self._model.optimizer, state.learning_rate)
 
-    def _require_finite(self, parts: dict[str, float]) -> None:
+    def _require_finite(self, parts: dict[str, float], batch: dict[str, tf.Tensor]) -> None:
         broken = [name for name, value in parts.items() if not math.isfinite(value)]
-        if broken:
-            raise UserError(
-                f"{self._stage} step {self._state.step}: {', '.join(broken)} is not finite; the last good checkpoint is kept. "
-                f"Lower {self._stage}.learning_rate (now {self._state.learning_rate:g}) or {self._stage}.gradient_norm "
-                f"(now {self._stage_config.gradient_norm:g})")
+        if not broken:
+            return
+        causes = self._model.explain_non_finite(batch)
+        shown = "; ".join(causes[:CAUSES_SHOWN]) + (f"; and {len(causes) - CAUSES_SHOWN} more" if len(causes) > CAUSES_SHOWN else "")
+        raise UserError(
+            f"{self._stage} step {self._state.step}: {', '.join(broken)} is not finite{f' ({shown})' if causes else ''}; the last good "
+            f"checkpoint is kept. Lower {self._stage}.learning_rate (now {self._state.learning_rate:g}) or {self._stage}.gradient_norm "
+            f"(now {self._stage_config.gradient_norm:g}), with --allow_changes to continue from that checkpoint")
 
     def _judge(self, value: float) -> bool:
         """Compares the monitor with the best so far and counts stale epochs. Returns whether it improved."""
@@ -252,35 +373,50 @@ class _Run:
             state.stale_epochs += 1
         return improved
 
-    def _record_step(self, parts: dict[str, float], progress: StepProgress) -> None:
-        with self._events.as_default(step=self._state.step):
-            for name, value in parts.items():
-                tf.summary.scalar(f"train/{name}", value)
-            tf.summary.scalar("train/learning_rate", self._state.learning_rate)
-            if progress.done:
-                tf.summary.scalar("train/samples_per_second", progress.samples_per_second)
+    def _save(self) -> None:
+        with timed(self._state.seconds, "checkpoints"):
+            self._checkpoints.save(self._model, self._model.optimizer, self._state, self._config)
+        self._saved = self._state.name
+        self._saved_at = time.monotonic()
 
-    def _record(self, valid: dict) -> None:
-        with self._events.as_default(step=self._state.step):
-            for name, value in valid.items():
-                if value is not None:
-                    tf.summary.scalar(f"valid/{name}", value)
+    def _save_before_leaving(self) -> str:
+        """Saves what is not saved yet. Returns what to tell the user."""
+        if self._state.name != self._saved:
+            self._save()
+        if not self._state.step:
+            return "no step was finished, so nothing is saved"
+        return f"saved as {self._checkpoints.folder / self._saved}, where the same command continues"
+
+    def _record_step(self, parts: Mapping[str, float], samples_per_second: float) -> None:
+        values = {**parts, "learning_rate": self._state.learning_rate}
+        if samples_per_second:
+            values["samples_per_second"] = samples_per_second
+        self._events.scalars(self._state.step, {f"train/{name}": value for name, value in values.items()})
+
+    def _record_epoch(self, valid: Mapping[str, float | int | None]) -> None:
+        values = {f"valid/{name}": value for name, value in valid.items() if value is not None}
+        table = self._model.embedding.table
+        dense = [variable for variable in self._model.stage_variables if variable is not table]
+        values["norm/table"] = float(tf.linalg.global_norm([table]))
+        values["norm/dense"] = float(tf.linalg.global_norm(dense))
+        self._events.scalars(self._state.step, values)
         self._events.flush()
 
-    def _print_epoch(self, improved: bool) -> None:
+    def _print_epoch(self, improved: bool, samples_per_second: float) -> None:
         record = self._state.history[-1]
-        rate = self._split.steps * self._split.batch_size / record["training_seconds"]
+        losses = {name: record["train"][name] for name in self._loss_names if name in record["train"]}
         shown = {name: record["valid"][name] for name in ("loss", "auc", "logloss") if record["valid"].get(name) is not None}
         values = "  ".join(f"{name} {value:.4f}" for name, value in shown.items())
-        print(f"{self._stage} epoch {record['epoch']}/{self._stage_config.epochs}  {rate:,.0f} samples/s  "
-              f"train loss {record['train']['loss']:.4f}  valid {values}{'  *' if improved else ''}", flush=True)
+        print(f"{self._stage} epoch {record['epoch']}/{self._stage_config.epochs}  {samples_per_second:,.0f} samples/s  "
+              f"train {describe_losses(losses)}  valid {values}{'  *' if improved else ''}", flush=True)
 
-    def _close(self, seconds: float) -> None:
+    def _close(self) -> None:
         state = self._state
         best = next(record["valid"] for record in state.history if record["epoch"] == state.best_epoch)
         rows = [("epochs, steps", f"{state.epoch}, {state.step}"),
                 ("best epoch", f"{state.best_epoch} (by valid {self._stage_config.monitor})")]
         rows += [(f"valid {name}", f"{best[name]:.5f}") for name in ("loss", "auc", "logloss", "calibration_bias")
                  if best.get(name) is not None]
+        rows += [(f"seconds of {phase}", f"{seconds:.1f}") for phase, seconds in state.seconds.items()]
         rows.append(("checkpoint", str(self._checkpoints.best())))
-        print_table(f"{self._stage} finished in {seconds:.0f} s", rows)
+        print_table(f"{self._stage} finished in {sum(state.seconds.values()):.0f} s", rows)

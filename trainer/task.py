@@ -1,11 +1,13 @@
 """Trains, evaluates and exports: `python -m trainer.task --stage=pretrain --data_dir DATA --model_dir MODEL`."""
 
 import argparse
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from preprocessing import errors
 from preprocessing.environment import start_tensorflow
+from preprocessing.errors import UserError
 from trainer.config import Config, load_config
 
 STAGES = ("pretrain", "finetune", "evaluate", "export", "all")
@@ -22,7 +24,18 @@ examples:
   python -m trainer.task --stage=pretrain --data_dir data --model_dir model --config configs/frappe.yaml \\
       --set model.backbone=hstu --set pretrain.epochs=20
 
-A call that finds checkpoints in the model folder continues after the last finished epoch."""
+A call that finds checkpoints in the model folder continues where the last one stopped, and ends as if it had never
+stopped. SIGTERM and Ctrl-C save first. Only one run at a time may train in a model folder."""
+
+# Stages, beside "all", that use a flag; the others refuse it.
+USERS = {
+    "--config": ("pretrain", "finetune"),
+    "--set": ("pretrain", "finetune"),
+    "--allow_changes": ("pretrain", "finetune"),
+    "--from_scratch": ("finetune",),
+    "--split": ("evaluate",),
+    "--export_dir": ("export",),
+}
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,22 +49,31 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="A.B=C",
                         help="override one setting; may be repeated")
     parser.add_argument("--from_scratch", action="store_true", help="fine-tune from random parameters, without pre-training")
-    parser.add_argument("--split", default="test", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
+    parser.add_argument("--allow_changes", action="store_true",
+                        help="continue a run of another configuration with this one; an epoch under way is begun anew")
+    parser.add_argument("--split", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
     parser.add_argument("--export_dir", help="model base path of the exported versions (default: MODEL_DIR/export/NAME)")
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return parser
 
 
-def run_stage(stage: str, arguments: argparse.Namespace, config: Config) -> None:
+def _refuse_unused(arguments: argparse.Namespace) -> None:
+    values = {**vars(arguments), "set": arguments.assignments}
+    for flag, users in USERS.items():
+        if values[flag.removeprefix("--")] and arguments.stage not in (*users, "all"):
+            raise UserError(f"--stage={arguments.stage} does not use {flag}, which is for --stage={' and --stage='.join(users)}: leave it out")
+
+
+def run_stage(stage: str, arguments: argparse.Namespace, config: Config, began: float) -> None:
     if stage in ("pretrain", "finetune"):
         from trainer.loop import train
 
-        train(stage, config, arguments.data_dir, arguments.model_dir, arguments.from_scratch)
+        train(stage, config, arguments.data_dir, arguments.model_dir, arguments.from_scratch, arguments.allow_changes, began)
     elif stage == "evaluate":
         from trainer.evaluate import evaluate
 
-        evaluate(arguments.data_dir, arguments.model_dir, arguments.split)
+        evaluate(arguments.data_dir, arguments.model_dir, arguments.split or "test")
     else:
         from preprocessing.schema import load_data_folder_schema
         from serving.export import export
@@ -62,18 +84,21 @@ def run_stage(stage: str, arguments: argparse.Namespace, config: Config) -> None
 
 
 def run(argv: Sequence[str]) -> None:
+    began = time.monotonic()
     arguments = build_parser().parse_args(argv)
+    _refuse_unused(arguments)
     config = load_config(arguments.config, arguments.assignments)
     if arguments.print_config:
         print(config.to_yaml())
         return
     start_tensorflow()
     if arguments.stage != "all":
-        run_stage(arguments.stage, arguments, config)
+        run_stage(arguments.stage, arguments, config, began)
         return
     for stage in STAGES[:-1]:
         if not (stage == "pretrain" and arguments.from_scratch):
-            run_stage(stage, arguments, config)
+            run_stage(stage, arguments, config, began)
+            began = time.monotonic()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
