@@ -59,12 +59,18 @@ class Processes:
             raise Interrupted(self._signal)
 
     @contextmanager
-    def started(self, command: Sequence[str], **options):
-        """Echoes and starts `python COMMAND`, yields the process, and ends its whole session afterwards."""
+    def started(self, command: Sequence[str], python: str = sys.executable, **options):
+        """Echoes and starts `python COMMAND`, yields the process, and ends its whole session afterwards.
+
+        Args:
+          command: what follows the interpreter.
+          python: the interpreter.
+          options: of `subprocess.Popen`; the standard input is empty unless they say otherwise.
+        """
         self.check_signals()
         print(f"\n$ {shlex.join(['python', *command])}", flush=True)
-        process = subprocess.Popen([sys.executable, *command], cwd=self._folder, stdin=subprocess.DEVNULL,
-                                   start_new_session=True, **options)
+        options = {"stdin": subprocess.DEVNULL, **options}
+        process = subprocess.Popen([python, *command], cwd=self._folder, start_new_session=True, **options)
         self._running.append(process)
         try:
             yield process

@@ -17,10 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import tensorflow as tf
-from tfx_bsl.coders.example_coder import RecordBatchToExamples
 
 from preprocessing import errors
+from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.folder import new_data_folder
 from preprocessing.records import serialize_records
@@ -133,6 +132,8 @@ def _write_split(folder: Path, split: str, ids: np.ndarray, clicks: np.ndarray) 
 
 
 def _write_columns(folder: Path, ids: np.ndarray, clicks: np.ndarray, schema: Schema) -> None:
+    from tfx_bsl.coders.example_coder import RecordBatchToExamples  # this imports TensorFlow too
+
     folder.mkdir()
     for name, part in _parts(len(ids)):
         columns = {field.name: _scalars(ids[part, k]) for k, field in enumerate(schema.fields)}
@@ -152,6 +153,8 @@ def _write_arrays(folder: Path, ids: np.ndarray, clicks: np.ndarray, field_rows:
 
 
 def _write_records(path: Path, records: Sequence[bytes]) -> None:
+    import tensorflow as tf  # here, so that `start_tensorflow` comes first
+
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in records:
             writer.write(record)
@@ -166,6 +169,7 @@ def run(argv: Sequence[str]) -> None:
     parser.add_argument("--spread_over", type=int, help="spread the values over a table of so many instead")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     arguments = parser.parse_args(argv)
+    start_tensorflow()
     write_log(arguments.folder, arguments.values, arguments.rows, arguments.spread_over)
 
 

@@ -5,6 +5,7 @@ This module needs nothing but Python, as the arm in PyTorch runs in an interpret
 
 from collections.abc import Sequence
 
+STAGES = ("finetune", "pretrain")
 DIM = 16
 CROSS_LAYERS = 3
 HIDDEN_UNITS = (400, 400, 400)
