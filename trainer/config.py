@@ -142,6 +142,8 @@ class Config(_Section):
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     input: InputConfig = InputConfig()
+    memory_limit_gb: float | None = Setting(
+        None, gt=0, description="A stage that would take more memory is refused; by default, what the machine or container has left.")
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
