@@ -1,9 +1,9 @@
 """Data folder to batches: TFRecords of packed ids become tf.data batches in an order fixed by (seed, epoch).
 
 A split's rows are decoded in windows of `input.window_rows` and shuffled by window. A split of one window is decoded
-once and stays in memory, as ids int32, label float32, group int64: 4 (F + 1) bytes a row, 8 more with a group, and
-twice that while it is decoded. A larger one is read anew every epoch, with up to three windows in memory: the one that
-is trained on, the next, and its parts before they are joined.
+once and stays in memory, as ids int32, label float32, group int64: 4 (F + 1) bytes a row, 8 more with a group, and up
+to three times that while it is decoded. A larger one is read anew every epoch, with up to three windows in memory: the
+one that is trained on, the next, and its parts before they are joined.
 """
 
 import heapq
@@ -31,6 +31,9 @@ from trainer.damaged_records import (
 
 SMALLEST_BATCH = 32
 _CHUNK_ROWS = 8192  # parsed at once
+# tf.data's graph rewrites would make the rows in memory constants of a graph: a copy, and an error above 2 GB.
+_UNCOPIED = tf.data.Options()
+_UNCOPIED.experimental_optimization.apply_default_optimizations = False
 
 Batch = dict[str, tf.Tensor]
 
@@ -237,7 +240,7 @@ class TrainingSplit(_Split):
 
     def _from_memory(self, epoch: int, first_step: int) -> tf.data.Dataset:
         with tf.device("CPU"):
-            return self._shuffled(self._resident, epoch, 0, first_step)
+            return self._shuffled(self._resident, epoch, 0, first_step).with_options(_UNCOPIED)
 
     def _from_files(self, epoch: int, first_step: int) -> tf.data.Dataset:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._files))
@@ -302,5 +305,8 @@ class EvaluationSplit(_Split):
         Raises:
           UserError: a file is damaged.
         """
-        rows = tf.data.Dataset.from_tensors(self._resident) if self.is_resident else _decoded(self._files, self._schema)
+        if self.is_resident:
+            rows = tf.data.Dataset.from_tensors(self._resident).with_options(_UNCOPIED)
+        else:
+            rows = _decoded(self._files, self._schema)
         return self.iterate(rows.rebatch(batch_size).prefetch(tf.data.AUTOTUNE))
