@@ -13,14 +13,16 @@ from preprocessing.schema import SPLITS
 from trainer import carry_over as carry_over_module
 from trainer import task
 from trainer.carry_over import NEW, EarlierModel, carry_over, categorical_sources, numeric_sources
-from trainer.checkpoints import StageCheckpoints, TrainingState
+from trainer.checkpoints import StageCheckpoints, TrainingState, load_trained
 from trainer.config import load_config
 from trainer.input import DataFolder
+from trainer.metrics import auc
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
+from trainer.prediction import Predictor
 from trainer.vocabularies import keep_vocabularies, kept_folder, read_vocabulary
 
-NETWORK = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "model.hstu.width=8"]
+NETWORK = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]"]
 USERS, OLD_ITEMS, NEW_ITEMS = 40, 20, 6
 
 
@@ -249,3 +251,127 @@ def test_what_a_killed_copy_left_is_replaced(before, tmp_path):
     assert not partial.exists() and sorted(path.name for path in kept.iterdir()) == ["buckets.json", "schema.yaml", "vocabularies"]
     field = before.schema.fields[0]
     assert read_vocabulary(kept, field).to_pylist() == [b"a\n", b"b\n", b"c\n"]
+
+
+# A night: a model of yesterday's items, a day with new ones.
+
+
+def draw_day(items: list[str], seed: int, rows: int) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """(user, item) of each row and its label: an item of an even number is clicked 9 times in 10, the others 1 in 10."""
+    rng = np.random.default_rng(seed)
+    item = rng.integers(0, len(items), rows)
+    even = np.array([int(name.removeprefix("item")) % 2 == 0 for name in items])
+    users = [f"user{number}" for number in rng.integers(0, USERS, rows)]
+    return list(zip(users, (items[place] for place in item), strict=True)), (rng.random(rows) < np.where(even[item], 0.9, 0.1)).astype(int)
+
+
+def encoded(day, meanings) -> tuple[np.ndarray, np.ndarray]:
+    """A day as records hold it; what a vocabulary lacks is unknown, id 1."""
+    ids = {name: {value: row for row, value in enumerate(values, 2)} for name, values in meanings.items()}
+    rows, labels = day
+    return np.array([[ids["user"].get(user, 1), ids["item"].get(item, 1)] for user, item in rows]), labels
+
+
+NIGHT = ["model.embedding_dim=4", "model.dcn.hidden_units=[16]", "model.dcn.cross_layers=1", "finetune.batch_size=64",
+         "finetune.learning_rate=0.01", "finetune.dropout=0", "finetune.epochs=3"]
+
+
+def flags(data, model_dir, *more):
+    sets = [part for assignment in NIGHT for part in ("--set", assignment)]
+    return ["--data_dir", str(data), "--model_dir", str(model_dir), *sets, *more]
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory):
+    """Folders of yesterday and today, the models trained on them, and the logits of both on the same rows of tomorrow."""
+    folder = tmp_path_factory.mktemp("night")
+    users = [f"user{number}" for number in range(USERS)]
+    old = [f"item{number}" for number in range(OLD_ITEMS)]
+    new = [f"item{number}" for number in range(OLD_ITEMS, OLD_ITEMS + NEW_ITEMS)]
+    meanings = {"yesterday": {"user": users, "item": old}, "today": {"user": users[::-1], "item": [*new, *old[::-1]]}}
+    tomorrow = draw_day(old + new, 9, 1500)
+    for seed, (name, items) in enumerate([("yesterday", old), ("today", old + new)]):
+        days = {"train": draw_day(items, seed, 2000), "valid": draw_day(items, seed + 2, 500), "test": tomorrow}
+        write_folder(folder / name, meanings[name], {split: encoded(day, meanings[name]) for split, day in days.items()})
+    assert task.main(["--stage=finetune", "--from_scratch", *flags(folder / "yesterday", folder / "old")]) == 0
+    assert task.main(["--stage=finetune", "--init_from", str(folder / "old"), *flags(folder / "today", folder / "new")]) == 0
+    predictions = [Predictor(load_trained(folder / model), DataFolder.open(folder / data)).predict("test")
+                   for model, data in (("old", "yesterday"), ("new", "today"))]
+    return folder, predictions, np.array([item in new for _, item in tomorrow[0]])
+
+
+def test_a_new_item_becomes_predictable_and_the_old_ones_stay_so(night):
+    _, (before, after), is_new = night
+
+    def areas(rows):
+        return [auc(predictions.labels[rows], predictions.logits[rows]) for predictions in (before, after)]
+
+    unknown, learnt = areas(is_new)
+    assert unknown < 0.6 and learnt > 0.8
+    as_it_was, as_it_is = areas(~is_new)
+    assert as_it_was > 0.8 and as_it_is > as_it_was - 0.01
+
+
+def test_the_carried_model_knows_the_old_items_before_any_step(night):
+    folder, (before, _), is_new = night
+    model = carried_model(folder / "old", DataFolder.open(folder / "today"), assignments=NIGHT)
+    logits = Predictor(model, DataFolder.open(folder / "today")).predict("test").logits
+    np.testing.assert_allclose(logits, before.logits, atol=1e-5)  # a new item is as unknown as before
+    assert is_new.any()
+
+
+def test_the_model_folder_says_what_its_rows_stand_for(night):
+    folder, *_ = night
+    checkpoints = StageCheckpoints(folder / "new", "finetune")
+    kept = kept_folder(folder / "new", checkpoints.state(checkpoints.best()).data)
+    for name in ("schema.yaml", "vocabularies/user.txt", "vocabularies/item.txt"):
+        assert (kept / name).read_bytes() == (folder / "today" / name).read_bytes()
+
+
+def user_error(capsys, *arguments) -> str:
+    assert task.main(list(arguments)) == 2
+    return " ".join(capsys.readouterr().err.split())
+
+
+def test_the_same_command_again_continues(night, capsys):
+    folder, *_ = night
+    assert task.main(["--stage=finetune", "--init_from", str(folder / "old"), *flags(folder / "today", folder / "new")]) == 0
+    assert "already finished after epoch 3" in capsys.readouterr().out
+
+
+def test_a_run_with_another_start_is_refused(night, capsys):
+    folder, *_ = night
+    for start in (["--init_from", str(folder / "new")], ["--from_scratch"]):
+        message = user_error(capsys, "--stage=finetune", *start, *flags(folder / "today", shutil.copytree(folder / "new", folder / start[0])))
+        assert "holds a run that started from an earlier model, finetune" in message and "the same --init_from" in message
+
+
+def test_the_report_says_that_the_model_started_from_an_earlier_one(night):
+    folder, *_ = night
+    assert task.main(["--stage=evaluate", "--data_dir", str(folder / "today"), "--model_dir", str(folder / "new")]) == 0
+    assert "the model started from an earlier model, finetune" in (folder / "new" / "report" / "REPORT.md").read_text()
+
+
+# Flags.
+
+
+def test_two_starts_at_once_are_refused(capsys):
+    message = user_error(capsys, "--stage=finetune", "--init_from", "old", "--from_scratch", "--data_dir", "d", "--model_dir", "m")
+    assert "--init_from and --from_scratch" in message
+
+
+def test_a_model_folder_is_not_its_own_start(tmp_path, capsys):
+    message = user_error(capsys, "--stage=finetune", "--init_from", f"{tmp_path}/x/../m", "--data_dir", "d", "--model_dir", f"{tmp_path}/m")
+    assert "is the folder that --init_from names" in message
+
+
+def test_stages_that_do_not_train_refuse_it(capsys):
+    message = user_error(capsys, "--stage=evaluate", "--init_from", "old", "--data_dir", "d", "--model_dir", "m")
+    assert "--stage=evaluate does not use --init_from" in message
+
+
+def test_all_stages_from_an_earlier_model_leave_out_pretraining(monkeypatch):
+    stages = []
+    monkeypatch.setattr(task, "run_stage", lambda stage, *_: stages.append(stage))
+    assert task.main(["--stage=all", "--init_from", "old", "--data_dir", "d", "--model_dir", "m"]) == 0
+    assert stages == ["finetune", "evaluate", "export"]

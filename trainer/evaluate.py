@@ -42,7 +42,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
 
     report_dir = model_dir / "report"
     report_dir.mkdir(parents=True, exist_ok=True)
-    pretraining = [] if state.origin == RANDOM else StageCheckpoints(model_dir, "pretrain").history()
+    pretraining = StageCheckpoints(model_dir, "pretrain").history() if state.origin.startswith("pretrain") else []
     histories = {"pretrain": pretraining, "finetune": finetuning.history()}
     seconds = {stage: StageCheckpoints(model_dir, stage).seconds() for stage in histories}
     images = {
@@ -56,7 +56,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
     for name, figure in images.items():
         plots.save(figure, report_dir / name)
     write_atomically(report_dir / "metrics.json", json.dumps(metrics, indent=2))
-    write_atomically(report_dir / "REPORT.md", _report(metrics, data, histories, seconds, list(images)))
+    write_atomically(report_dir / "REPORT.md", _report(metrics, data, histories, seconds, state.origin, list(images)))
     _print_metrics(metrics, report_dir)
     return metrics
 
@@ -76,7 +76,7 @@ def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int)
 
 
 def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], seconds: dict[str, float],
-            images: list[str]) -> str:
+            origin: str, images: list[str]) -> str:
     lines = [f"# Click model report: {data.schema.name}, {metrics['split']} split", "", _summary(metrics), "",
              "| measure | value | what it means |", "| --- | --- | --- |"]
     for key, (name, meaning) in MEANINGS.items():
@@ -91,7 +91,7 @@ def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], s
         if history:
             lines.append(f"- {stage}: {len(history)} epochs, {history[-1]['step']} steps, {seconds[stage]:.0f} s")
         elif stage == "pretrain":
-            lines.append("- pretrain: none; the model was trained from scratch")
+            lines.append(f"- pretrain: none; the model {'was trained from scratch' if origin == RANDOM else f'started from {origin}'}")
     lines += ["", "## Plots", ""]
     lines += [f"![{Path(image).stem.replace('_', ' ')}]({image})\n" for image in images]
     return "\n".join(lines)

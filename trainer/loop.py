@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
+from trainer.carry_over import EarlierModel, carry_over
 from trainer.checkpoints import (
     CONFIG_FILE,
     KEPT_AND_WRITTEN,
@@ -36,6 +37,7 @@ from trainer.model import LABEL, DGenCTR, Stage
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
 from trainer.progress import StepProgress, describe_losses, print_table, timed
+from trainer.vocabularies import keep_vocabularies
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
 ENVIRONMENT_FILE = "environment.json"
@@ -45,7 +47,7 @@ CAUSES_SHOWN = 5
 
 
 def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | Path, from_scratch: bool = False,
-          allow_changes: bool = False, began: float | None = None) -> None:
+          allow_changes: bool = False, began: float | None = None, init_from: str | Path | None = None) -> None:
     """Runs one stage to its end, continuing where an earlier call stopped, however that one ended.
 
     SIGTERM and SIGINT save a checkpoint after the step under way and end the process with 128 + the signal's number.
@@ -58,6 +60,7 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
       from_scratch: fine-tune from random parameters, whether or not there is a pre-trained checkpoint.
       allow_changes: continue a run of another configuration with this one. An epoch under way is begun anew.
       began: `time.monotonic()` when the start-up began; now, by default.
+      init_from: model folder of an earlier model to start from (see `trainer.carry_over`).
 
     Raises:
       UserError: the model folder holds another run (configuration, data or start) or is in use, there is nothing to start
@@ -70,19 +73,20 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     model_dir.mkdir(parents=True, exist_ok=True)
     try:
         with exclusive(model_dir), interruptible() as interruption:
-            _train(stage, config, data, model_dir, from_scratch, allow_changes, interruption, began)
+            _train(stage, config, data, model_dir, from_scratch, init_from, allow_changes, interruption, began)
     except Interrupted as stop:
         print(f"{stage}: stopped by {stop.name}; {stop.note}", flush=True)
         raise
 
 
-def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from_scratch: bool, allow_changes: bool,
-           interruption: Interruption, began: float) -> None:
+def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from_scratch: bool,
+           init_from: str | Path | None, allow_changes: bool, interruption: Interruption, began: float) -> None:
     # The run that the folder holds, if any.
     checkpoints, pretrained = StageCheckpoints(model_dir, stage), StageCheckpoints(model_dir, "pretrain")
     stage_config: StageConfig = getattr(config, stage)
     checkpoints.remove_leftovers()
-    origin = RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
+    earlier = EarlierModel(init_from, stage) if init_from else None
+    origin = earlier.origin if earlier else RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
     last = checkpoints.resume_point()
     changed = _require_same_run(checkpoints, last, config, data, origin, allow_changes) if last else []
 
@@ -93,8 +97,9 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
 
     # What to start from, in this order:
     # 1. the stage's own last undamaged checkpoint: continue;
-    # 2. pre-training, or fine-tuning with --from_scratch: random parameters;
-    # 3. fine-tuning: every parameter of the best pre-trained checkpoint.
+    # 2. with --init_from: every parameter of the earlier model, its rows carried over by value;
+    # 3. pre-training, or fine-tuning with --from_scratch: random parameters;
+    # 4. fine-tuning: every parameter of the best pre-trained checkpoint.
     if last:
         resume(model, model.optimizer, last)
         state = checkpoints.state(last)
@@ -103,13 +108,16 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
             _change_course(state, stage_config, changed)
         _warn_of_a_damaged_best(checkpoints, last)
     else:
-        if origin == RANDOM:
+        if earlier:
+            carry_over(model, earlier, config, data)
+        elif origin == RANDOM:
             print(f"{stage}: starting from random parameters")
         else:
             _transfer(model, config, data, pretrained)
         state = TrainingState(origin, data.checksum, stage_config.learning_rate)
 
     # Epochs.
+    keep_vocabularies(data, model_dir)  # also of a finished run: an earlier version did not
     if _finished(stage_config, state):
         print(f"{stage}: already finished after epoch {state.epoch}; nothing to do")
         return
@@ -179,7 +187,7 @@ def _require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config,
                         "data folder it was trained on, or another --model_dir")
     if state.origin != origin:
         raise UserError(f"{stage_dir} holds a run that started from {state.origin}, and this call would start from "
-                        f"{origin or 'a pre-training that is not there'}: use the same --from_scratch as before; or, to fine-tune "
+                        f"{origin or 'a pre-training that is not there'}: use the same --init_from or --from_scratch as before; or, to fine-tune "
                         f"anew (pre-training went on, say), remove {stage_dir} or give another --model_dir")
     return changed
 

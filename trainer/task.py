@@ -23,6 +23,8 @@ examples:
   python -m trainer.task --stage=finetune --from_scratch --data_dir data --model_dir baseline
   python -m trainer.task --stage=pretrain --data_dir data --model_dir model --config configs/frappe.yaml \\
       --set model.backbone=hstu --set pretrain.epochs=20
+  every night, the new day only: the vocabularies of `night` are those of the day before, grown
+    python -m trainer.task --stage=finetune --init_from model --config model/finetune/config.yaml --data_dir night --model_dir model2
 
 A call that finds checkpoints in the model folder continues where the last one stopped, and ends as if it had never
 stopped. SIGTERM and Ctrl-C save first. Only one run at a time may train in a model folder."""
@@ -33,6 +35,7 @@ USERS = {
     "--set": ("pretrain", "finetune"),
     "--allow_changes": ("pretrain", "finetune"),
     "--from_scratch": ("finetune",),
+    "--init_from": ("pretrain", "finetune"),
     "--split": ("evaluate",),
     "--export_dir": ("export",),
 }
@@ -49,6 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="A.B=C",
                         help="override one setting; may be repeated")
     parser.add_argument("--from_scratch", action="store_true", help="fine-tune from random parameters, without pre-training")
+    parser.add_argument("--init_from", metavar="MODEL",
+                        help="start from the model of an earlier model folder, on data whose vocabularies have grown or moved: rows "
+                             "of the table are carried over by value; --stage=all then leaves out pre-training")
     parser.add_argument("--allow_changes", action="store_true",
                         help="continue a run of another configuration with this one; an epoch under way is begun anew")
     parser.add_argument("--split", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
@@ -65,11 +71,20 @@ def _refuse_unused(arguments: argparse.Namespace) -> None:
             raise UserError(f"--stage={arguments.stage} does not use {flag}, which is for --stage={' and --stage='.join(users)}: leave it out")
 
 
+def _refuse_two_meanings(arguments: argparse.Namespace) -> None:
+    if arguments.init_from and arguments.from_scratch:
+        raise UserError("--init_from and --from_scratch are two different starts: give one of them")
+    if arguments.init_from and Path(arguments.init_from).resolve() == Path(arguments.model_dir).resolve():
+        raise UserError(f"--model_dir {arguments.model_dir} is the folder that --init_from names: give a new folder, so that the "
+                        "earlier model stays as it is")
+
+
 def run_stage(stage: str, arguments: argparse.Namespace, config: Config, began: float) -> None:
     if stage in ("pretrain", "finetune"):
         from trainer.loop import train
 
-        train(stage, config, arguments.data_dir, arguments.model_dir, arguments.from_scratch, arguments.allow_changes, began)
+        train(stage, config, arguments.data_dir, arguments.model_dir, arguments.from_scratch, arguments.allow_changes, began,
+              arguments.init_from)
     elif stage == "evaluate":
         from trainer.evaluate import evaluate
 
@@ -87,6 +102,7 @@ def run(argv: Sequence[str]) -> None:
     began = time.monotonic()
     arguments = build_parser().parse_args(argv)
     _refuse_unused(arguments)
+    _refuse_two_meanings(arguments)
     config = load_config(arguments.config, arguments.assignments)
     if arguments.print_config:
         print(config.to_yaml())
@@ -96,7 +112,7 @@ def run(argv: Sequence[str]) -> None:
         run_stage(arguments.stage, arguments, config, began)
         return
     for stage in STAGES[:-1]:
-        if not (stage == "pretrain" and arguments.from_scratch):
+        if not (stage == "pretrain" and (arguments.from_scratch or arguments.init_from)):
             run_stage(stage, arguments, config, began)
             began = time.monotonic()
 
