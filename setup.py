@@ -33,7 +33,11 @@ setup(
         "grpcio>=1.60",
         "google-crc32c>=1.5,<2",
     ],
-    extras_require={"dev": ["pytest>=8", "ruff>=0.6"]},
+    extras_require={
+        "dev": ["pytest>=8", "ruff>=0.6"],
+        # The peer of benchmarks/training_speed.py; fuxictr does not name all that it imports, nor the limit on polars.
+        "peers": ["torch>=2.6", "fuxictr>=2.3,<2.4", "polars<2", "keras_preprocessing>=1.1"],
+    },
     entry_points={
         "console_scripts": [
             "dgenctr-preprocess=preprocessing.task:main",

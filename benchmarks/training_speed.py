@@ -38,7 +38,8 @@ time. With two sizes or more, both stages are then compared on the smallest tabl
 lookups spread over it.
 
 The log, what the arms print and the results stay in --output. An interrupted call goes on with --continue: a size that
-was measured with the same settings is not measured again. At 10m values all arms together hold about 15 GB.
+was measured with the same settings is not measured again. At 10m values all arms together hold about 18 GB; with less
+memory, name fewer --arms at once.
 
 examples:
   python -m benchmarks.training_speed

@@ -9,6 +9,7 @@ import tensorflow as tf
 from benchmarks.speed.network import CROSS_LAYERS, DIM, GRADIENT_NORM, HIDDEN_UNITS, LEARNING_RATE
 from trainer.config import Config, StageConfig, load_config
 from trainer.input import Batch, DataFolder, TrainingSplit
+from trainer.loop import CompiledStep
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer, set_learning_rate
 
@@ -47,7 +48,7 @@ def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], d
     tf.keras.utils.set_random_seed(config.seed)
     model = DGenCTR(data.schema, config, stage, data.frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, settings.learning_rate, settings.table_decay)
-    train_step = tf.function(model.train_step, reduce_retracing=True)
+    train_step = CompiledStep(model)
     batches = _endless(_split(data, config))
     done = 0
 
@@ -57,7 +58,7 @@ def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], d
             batch = next(batches)
             batch["seed"] = tf.constant([config.seed, done])
             set_learning_rate(model.optimizer, settings.learning_rate)
-            parts = {name: float(value) for name, value in train_step(batch).items()}
+            parts = train_step(batch)
             done += 1
         return {"steps": steps, "loss": parts["loss"]}
 
