@@ -133,6 +133,7 @@ def test_files_that_end_before_the_first_step_are_not_opened(tmp_path):
     for file in np.random.default_rng([1, 0]).permutation(3)[:2]:
         (folder.path / "train" / f"numbered-{file}.tfrecord").unlink()
     assert numbers(split.epoch(0, first_step=6)) == whole[6:]
+    assert numbers(split.epoch(0, first_step=9)) == []
 
 
 def test_a_small_split_stays_in_memory(tmp_path):

@@ -115,7 +115,7 @@ def require_rows(folder: DataFolder, split: str) -> None:
 def _decoded(files: Sequence[RecordFile], schema: Schema, first_row: int = 0) -> tf.data.Dataset:
     """The rows of files one after another, in chunks; what lies before `first_row` is not opened or not parsed."""
     ends = np.cumsum([file.rows for file in files])
-    first = int(np.searchsorted(ends, first_row, side="right"))
+    first = min(int(np.searchsorted(ends, first_row, side="right")), len(files) - 1)
     skipped = first_row - (ends[first] - files[first].rows)
     records = read_records(files[first:]).skip(skipped)
     return records.batch(_CHUNK_ROWS).map(_parse_with(schema), num_parallel_calls=tf.data.AUTOTUNE)
