@@ -3,9 +3,9 @@
 import argparse
 import json
 import os
-import shlex
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -14,23 +14,17 @@ from pathlib import Path
 
 from benchmarks.processes import Interrupted, Processes
 from benchmarks.speed.network import STAGES, step_flops
-from benchmarks.speed.report import ARMS, GROWTH, MAGNITUDES, RESULTS, load_records, save, shorten, show
+from benchmarks.speed.report import ARMS, DESCRIPTIONS, GROWTH, MAGNITUDES, RESULTS, load_records, save, shorten, show
 from preprocessing import errors
 from preprocessing.errors import UserError
 from preprocessing.schema import load_data_folder_schema
-from trainer.config import ScoringConfig
+from trainer.config import load_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 ANSWER_SECONDS = 3600
 
-EPILOG = """arms:
-  finetune, pretrain       our two stages as the trainer runs them, input included
-  keras                    tf_keras as it is usually written: one feature per field in tf.data, one Embedding per field,
-                           stock Adam, the train function of Model.fit
-  fuxictr                  FuxiCTR's DCN-V2 in PyTorch, its batches in memory; needs `pip install -e '.[peers]'`, or an
-                           interpreter that has torch and fuxictr as --peers_python
-  input, input_streamed    what our stages read, without training: rows in memory, and rows read anew every epoch
-  floor                    matrix products of one step in float32 and bfloat16, and memory bandwidth
+EPILOG = "arms:\n" + "\n".join(
+    textwrap.fill(text, 100, initial_indent=f"  {arm:16}", subsequent_indent=" " * 18) for arm, text in DESCRIPTIONS.items()) + """
 
 All arms train on the same rows with the same batch size and dropout, on all cores, each in a process of its own. They
 take turns: in every round each arm trains a few steps while the others wait, so that a ratio compares neighbours in
@@ -92,7 +86,7 @@ def parse_values(text: str) -> int:
 
 def write_log(processes: Processes, output: Path, rows: int, values: int, spread_over: int | None = None) -> Path:
     name = shorten(values) + (f"-over-{shorten(spread_over)}" if spread_over else "")
-    folder = output / "logs" / f"{name}-{shorten(rows)}-rows"
+    folder = (output / "logs" / f"{name}-{shorten(rows)}-rows").resolve()
     if not folder.is_dir():
         spread = ["--spread_over", str(spread_over)] if spread_over else []
         processes.run(["-m", "benchmarks.speed.log", "--folder", str(folder), "--values", str(values), "--rows", str(rows), *spread])
@@ -126,7 +120,7 @@ class Arm:
 
 @contextmanager
 def started(processes: Processes, contestant: Contestant, settings: Settings, peers_python: str, printed: Path) -> Iterator[Arm]:
-    command = ["-m", "benchmarks.speed.worker", "--arm", contestant.arm, "--folder", str(contestant.folder.resolve()),
+    command = ["-m", "benchmarks.speed.worker", "--arm", contestant.arm, "--folder", str(contestant.folder),
                "--batch_size", str(settings.batch_size), "--dropout", str(settings.dropout)]
     command += [part for assignment in settings.assignments for part in ("--set", assignment)]
     python = peers_python if contestant.arm == "fuxictr" else sys.executable
@@ -141,7 +135,7 @@ def started(processes: Processes, contestant: Contestant, settings: Settings, pe
 def measure(processes: Processes, experiment: Experiment, settings: Settings, peers_python: str, output: Path) -> dict:
     """Lets the contestants take turns, and returns the experiment's record."""
     record = {"experiment": experiment.name, "values": experiment.values, "settings": asdict(settings), "cores": os.cpu_count(),
-              "flops": _flops_of_a_step(experiment.contestants[0].folder, settings.batch_size),
+              "flops": _flops_of_a_step(experiment.contestants[0].folder, settings),
               "load": os.getloadavg()[0], "rounds": []}
     name = experiment.name
     with ExitStack() as stack:
@@ -157,9 +151,9 @@ def measure(processes: Processes, experiment: Experiment, settings: Settings, pe
     return {**record, "finished": time.strftime("%Y-%m-%d %H:%M")}
 
 
-def _flops_of_a_step(folder: Path, batch_size: int) -> dict[str, float]:
-    field_rows, scoring = load_data_folder_schema(folder).field_rows, ScoringConfig()
-    return {stage: step_flops(stage, batch_size, field_rows, scoring.full_softmax_rows, scoring.sampled_candidates)
+def _flops_of_a_step(folder: Path, settings: Settings) -> dict[str, float]:
+    field_rows, scoring = load_data_folder_schema(folder).field_rows, load_config(None, settings.assignments).model.scoring
+    return {stage: step_flops(stage, settings.batch_size, field_rows, scoring.full_softmax_rows, scoring.sampled_candidates)
             for stage in STAGES}
 
 
@@ -214,7 +208,7 @@ def chosen_arms(arguments: argparse.Namespace) -> tuple[str, ...]:
 
 def plan(processes: Processes, arguments: argparse.Namespace, arms: Sequence[str]) -> list[Callable[[], Experiment]]:
     """The experiments in turn. Each writes its logs when it is called."""
-    rows, sizes = arguments.rows, sorted(arguments.values)
+    rows, sizes = arguments.rows, sorted(set(arguments.values))
 
     def of_size(values: int) -> Experiment:
         folder = write_log(processes, arguments.output, rows, values)
@@ -236,7 +230,6 @@ def run(argv: Sequence[str]) -> None:
     arms = chosen_arms(arguments)
     settings = Settings(arguments.rows, arguments.batch_size, arguments.dropout, arguments.rounds, arguments.warmup, arguments.settle,
                         arguments.steps, arms, tuple(arguments.assignments))
-    command = f"python -m benchmarks.training_speed {shlex.join(argv)}".strip()
     path = arguments.output / f"{RESULTS}.jsonl"
     same = json.loads(json.dumps(asdict(settings)))
     with Processes(REPOSITORY) as processes:
@@ -247,10 +240,10 @@ def run(argv: Sequence[str]) -> None:
             if not (arguments.resume and done and done["settings"] == same):
                 done = measure(processes, experiment, settings, arguments.peers_python, arguments.output)
                 records = [record for record in records if record["experiment"] != experiment.name] + [done]
-                save(records, arguments.output, command)
+                save(records, arguments.output)
             show(done)
     if arguments.report:
-        save(load_records(path), arguments.report, command)
+        save(load_records(path), arguments.report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

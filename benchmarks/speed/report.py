@@ -22,6 +22,20 @@ ARMS = {
     "input_streamed": "our input alone, from files",
     "floor": "the machine",
 }
+DESCRIPTIONS = {
+    "finetune": "fine-tuning as the trainer runs it, input included: one table with lazy Adam, gradients scaled to a norm, the masked "
+                "label as a token more than the fields",
+    "pretrain": "pre-training as the trainer runs it: the same network, and the scores of every masked value",
+    "keras": "tf_keras as it is usually written: tf.data with one feature per field (records parsed by the batch), one Embedding "
+             "per field, the cross layers of TensorFlow Recommenders, stock Adam, no limit on the gradient, the train function of "
+             "Model.fit",
+    "fuxictr": "FuxiCTR's layers and training step in PyTorch, put together as its DCN-V2: one Embedding per field, stock Adam, "
+               "gradients scaled to a norm; its batches are in memory and cost nothing",
+    "input": "what our stages read, without training: rows decoded once and kept in memory, shuffled every epoch",
+    "input_streamed": "the same, read anew every epoch in four windows",
+    "floor": "matrix products of one step, forward and backward, in float32 and bfloat16; bytes moved by adding one array to "
+             "another. The best of all rounds",
+}
 HEADER = ("arm", "samples/s", "ms a step", "CPU ms a step", "peak GB", "times our fine-tuning", "matrix products alone")
 AIMS_HEADER = ("log", "aim", "measured", "")
 
@@ -154,12 +168,19 @@ def title(record: dict) -> str:
     return f"{record['experiment']} distinct values"
 
 
-def markdown(records: Sequence[dict], command: str) -> str:
+def command(records: Sequence[dict]) -> str:
+    """What to type to measure this again; other settings than the defaults are named beside each table."""
+    sizes = [shorten(record["values"]) for record in records if record["experiment"] != GROWTH]
+    return f"python -m benchmarks.training_speed --values {' '.join(sizes)}"
+
+
+def markdown(records: Sequence[dict]) -> str:
     """The whole result as a page."""
-    parts = ["# Training speed", f"Command: `{command}`. What each arm is: `python -m benchmarks.training_speed --help`."]
+    parts = ["# Training speed", f"Command: `{command(records)}`."]
     judged = [judge(record, aim) for record in records for aim in aims_of(record)]
     if judged:
         parts += ["## Aims", _markdown_table(AIMS_HEADER, judged)]
+    parts += ["## Arms", _markdown_table(("arm", "what it is"), [(ARMS[arm], text) for arm, text in DESCRIPTIONS.items()])]
     for record in records:
         parts += [f"## {title(record)}", settings_text(record), limits_text(record), _markdown_table(HEADER, table_rows(record))]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -182,9 +203,9 @@ def load_records(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def save(records: Sequence[dict], output: Path, command: str) -> None:
+def save(records: Sequence[dict], output: Path) -> None:
     """Writes training_speed.jsonl, one experiment a line, and training_speed.md."""
-    contents = {"jsonl": "".join(json.dumps(record) + "\n" for record in records), "md": markdown(records, command)}
+    contents = {"jsonl": "".join(json.dumps(record) + "\n" for record in records), "md": markdown(records)}
     for suffix, content in contents.items():
         with replaced_file(output / f"{RESULTS}.{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8")
