@@ -17,8 +17,8 @@ class UserError(Exception):
     exit_code = EXIT_USER_ERROR
 
 
-def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None) -> int:
-    """Runs a command: a `UserError` becomes one paragraph on stderr and its exit code, 2.
+def run(main: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Runs a command, which may return an exit code: a `UserError` becomes one paragraph on stderr and its exit code, 2.
 
     So does what the system says of a file (no permission, disk full, not a folder). Any other exception is a defect of
     ours and keeps its traceback. `--traceback` keeps it for user errors too.
@@ -26,7 +26,7 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     argv = list(sys.argv[1:] if argv is None else argv)
     show_traceback = "--traceback" in argv
     try:
-        main([argument for argument in argv if argument != "--traceback"])
+        return main([argument for argument in argv if argument != "--traceback"]) or 0
     except UserError as error:
         if show_traceback:
             traceback.print_exc()
@@ -42,4 +42,3 @@ def run(main: Callable[[Sequence[str]], None], argv: Sequence[str] | None = None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0

@@ -4,19 +4,25 @@ import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from preprocessing import errors
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
-from trainer.config import Config, load_config
 
-STAGES = ("pretrain", "finetune", "evaluate", "export", "all")
+if TYPE_CHECKING:
+    from trainer.config import Config
+
+ORDER = ("pretrain", "finetune", "evaluate", "export")
+STAGES = (*ORDER, "all", "doctor")
 EXAMPLES = """stages:
   pretrain   learn the joint distribution of features and click by discrete diffusion
   finetune   load every pre-trained parameter and learn click prediction
   evaluate   metrics, plots and REPORT.md of the fine-tuned model on a split
   export     publish the fine-tuned model as the next version of a SavedModel for TF Serving
   all        the four of them in this order
+  doctor     change nothing; check packages, folders, memory, disk and ports, and say what mends what is wrong:
+             put it in place of the stage of any command
 
 examples:
   python -m trainer.task --stage=all --data_dir data --model_dir model
@@ -29,7 +35,7 @@ examples:
 A call that finds checkpoints in the model folder continues where the last one stopped, and ends as if it had never
 stopped. SIGTERM and Ctrl-C save first. Only one run at a time may train in a model folder."""
 
-# Stages, beside "all", that use a flag; the others refuse it.
+# Stages, beside "all" and "doctor", that use a flag; the others refuse it.
 USERS = {
     "--config": ("pretrain", "finetune"),
     "--set": ("pretrain", "finetune"),
@@ -46,8 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m trainer.task", description=__doc__, epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--stage", required=True, choices=STAGES, help="what to do (see below)")
-    parser.add_argument("--data_dir", required=True, help="data folder written by `python -m preprocessing.task`")
-    parser.add_argument("--model_dir", required=True, help="model folder: checkpoints, history, TensorBoard events, report")
+    parser.add_argument("--data_dir", help="data folder written by `python -m preprocessing.task`")
+    parser.add_argument("--model_dir", help="model folder: checkpoints, history, TensorBoard events, report")
     parser.add_argument("--config", help="YAML file of settings; what it leaves out keeps its default")
     parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="A.B=C",
                         help="override one setting; may be repeated")
@@ -64,10 +70,19 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    absent = [f"--{name}" for name in ("data_dir", "model_dir") if getattr(arguments, name) is None]
+    if absent and arguments.stage != "doctor":
+        parser.error(f"the following arguments are required: {', '.join(absent)}")
+    return arguments
+
+
 def _refuse_unused(arguments: argparse.Namespace) -> None:
     values = {**vars(arguments), "set": arguments.assignments}
     for flag, users in USERS.items():
-        if values[flag.removeprefix("--")] and arguments.stage not in (*users, "all"):
+        if values[flag.removeprefix("--")] and arguments.stage not in (*users, "all", "doctor"):
             raise UserError(f"--stage={arguments.stage} does not use {flag}, which is for --stage={' and --stage='.join(users)}: leave it out")
 
 
@@ -79,7 +94,7 @@ def _refuse_two_meanings(arguments: argparse.Namespace) -> None:
                         "earlier model stays as it is")
 
 
-def run_stage(stage: str, arguments: argparse.Namespace, config: Config, began: float) -> None:
+def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began: float) -> None:
     if stage in ("pretrain", "finetune"):
         from trainer.loop import train
 
@@ -98,23 +113,38 @@ def run_stage(stage: str, arguments: argparse.Namespace, config: Config, began: 
         export(Path(arguments.model_dir), Path(arguments.data_dir), base_path)
 
 
-def run(argv: Sequence[str]) -> None:
+def _examine(arguments: argparse.Namespace) -> int:
+    from trainer.doctor import Patient, examine
+
+    folders = {name: Path(value) if value else None for name, value in
+               (("data_dir", arguments.data_dir), ("model_dir", arguments.model_dir))}
+    return examine(Patient(**folders, config_path=arguments.config, assignments=tuple(arguments.assignments),
+                           needs_pretraining=not (arguments.from_scratch or arguments.init_from)))
+
+
+def run(argv: Sequence[str]) -> int | None:
     began = time.monotonic()
-    arguments = build_parser().parse_args(argv)
+    arguments = _parse(argv)
+    if arguments.stage == "doctor" and not arguments.print_config:
+        return _examine(arguments)
+    # Only now, as the doctor also examines an environment in which these cannot be imported.
+    from trainer.config import load_config
+
     _refuse_unused(arguments)
     _refuse_two_meanings(arguments)
     config = load_config(arguments.config, arguments.assignments)
     if arguments.print_config:
         print(config.to_yaml())
-        return
+        return None
     start_tensorflow()
     if arguments.stage != "all":
         run_stage(arguments.stage, arguments, config, began)
-        return
-    for stage in STAGES[:-1]:
+        return None
+    for stage in ORDER:
         if not (stage == "pretrain" and (arguments.from_scratch or arguments.init_from)):
             run_stage(stage, arguments, config, began)
             began = time.monotonic()
+    return None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,403 @@
+"""The doctor: one line a check, and for each usual mistake one sentence that says what mends it."""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import sys
+import types
+from pathlib import Path
+
+import pytest
+from data_folders import write_data_folder
+
+from preprocessing.errors import UserError
+from preprocessing.schema import train_checksum
+from trainer import doctor, lock, task
+from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, seal
+from trainer.config import load_config
+from trainer.doctor import Concern, Inapplicable, Patient
+
+WRITTEN_BY = "python -m preprocessing.task --input log.csv --schema log.yaml --output data"
+
+
+@pytest.fixture(scope="module")
+def sound_data(tmp_path_factory):
+    """A data folder with everything that preprocessing writes into a manifest."""
+    folder = write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=64)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for split in manifest["splits"].values():
+        for entry in split["files"]:
+            content = (folder / entry["path"]).read_bytes()
+            entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    manifest |= {"command": WRITTEN_BY, "schema_sha256": hashlib.sha256((folder / "schema.yaml").read_bytes()).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture
+def data(sound_data, tmp_path):
+    return shutil.copytree(sound_data, tmp_path / "data")
+
+
+@pytest.fixture
+def patient(data, tmp_path):
+    return Patient(data_dir=data, model_dir=tmp_path / "model")
+
+
+def trained(patient, stage="pretrain", **state):
+    """Gives the patient a stage with one checkpoint, and returns that."""
+    checkpoints = StageCheckpoints(patient.model_dir, stage)
+    folder = checkpoints.folder / "epoch-0001"
+    folder.mkdir(parents=True)
+    content = TrainingState(RANDOM, train_checksum(patient.data_dir), 0.001, epoch=1, best_epoch=1, best=0.5)
+    (folder / "state.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(content, **state))))
+    (folder / "config.yaml").write_text(load_config().to_yaml())
+    (folder / "model.data-00000-of-00001").write_bytes(b"tensors")
+    seal(folder)
+    (patient.model_dir / "environment.json").write_text("{}")
+    return folder
+
+
+def tensorflow_with_keras_3():
+    model = type("Model", (), {"__module__": "keras.src.models.model"})
+    return types.SimpleNamespace(keras=types.SimpleNamespace(Model=model))
+
+
+def edit_manifest(folder, change):
+    path = folder / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+# The whole.
+
+
+def test_a_sound_folder_passes_every_check(patient, capsys):
+    trained(patient)
+    arguments = ["--stage=doctor", "--data_dir", str(patient.data_dir), "--model_dir", str(patient.model_dir)]
+    code = task.main(arguments)
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0, lines
+    assert [line[5:20].strip() for line in lines[:-1]] == [check.name for check in doctor.CHECKS]
+    assert not [line for line in lines if line.startswith(("fail", "skip"))]
+    assert lines[-1].startswith("doctor: 0 failed")
+
+
+def test_every_check_runs_although_earlier_ones_fail(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TF_CONFIG", "{")
+    (data / "train").rename(data / "lost")
+    (tmp_path / "model").write_text("")
+    assert task.main(["--stage=doctor", "--data_dir", str(data), "--model_dir", str(tmp_path / "model"), "--set", "sead=3"]) == 1
+    captured = capsys.readouterr()
+    lines = captured.out.splitlines()
+    failed = {line[5:20].strip() for line in lines if line.startswith("fail")}
+    assert failed == {"cluster", "settings", "data: files", "memory", "disk", "model folder"}
+    assert len(lines) == len(doctor.CHECKS) + 1 and "Traceback" not in captured.out + captured.err
+
+
+def test_without_folders_the_environment_is_checked(capsys):
+    assert task.main(["--stage=doctor"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "skip data: schema   --data_dir is not given" in lines
+    assert "skip model folder   --model_dir is not given" in lines
+
+
+def test_without_a_sound_tensorflow_nothing_needs_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", tensorflow_with_keras_3())
+    findings = {finding.check: finding for finding in doctor.diagnose(Patient())}
+    assert findings["keras"].status == "fail"
+    needing = [check.name for check in doctor.CHECKS if check.needs_tensorflow]
+    assert {findings[name].status for name in needing} == {"skip"} and findings["memory"].text == "needs keras"
+
+
+def test_a_check_that_breaks_is_one_line():
+    def broken(_):
+        raise ValueError("no\nluck")
+
+    def not_installed(_):
+        raise ModuleNotFoundError("No module named 'rich'")
+
+    assert str(doctor._examine(doctor.Check("some", broken), Patient())) == "fail some           ValueError: no luck"
+    assert "No module named 'rich': run `make setup`" in str(doctor._examine(doctor.Check("some", not_installed), Patient()))
+
+
+# The environment.
+
+
+def test_keras_3_first():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "tensorflow", tensorflow_with_keras_3())
+        with pytest.raises(UserError, match="imported with Keras 3 before .* `TF_USE_LEGACY_KERAS=1`"):
+            doctor.check_keras(Patient())
+
+
+def with_versions(monkeypatch, **versions):
+    """Lets packages have other versions than they have; None: they are not installed."""
+    true = importlib.metadata.version
+
+    def version(name):
+        found = versions.get(name.replace("-", "_"), true) if name.replace("-", "_") in versions else true(name)
+        if found is None:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return found
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+
+
+def test_keras_of_another_tensorflow(monkeypatch):
+    with_versions(monkeypatch, tf_keras="2.16.0")
+    with pytest.raises(UserError, match="and tf_keras 2.16.0 do not belong together: run `make setup`"):
+        doctor.check_keras(Patient())
+
+
+def test_an_unsupported_version(monkeypatch):
+    with_versions(monkeypatch, numpy="1.26.4")
+    with pytest.raises(UserError, match=r"numpy 1.26.4 is installed, and \S+ is needed: run `make setup`"):
+        doctor.check_packages(Patient())
+
+
+def test_a_missing_package(monkeypatch):
+    with_versions(monkeypatch, tfx_bsl=None)
+    with pytest.raises(UserError, match="tfx-bsl is not installed: run `make setup`"):
+        doctor.check_packages(Patient())
+
+
+def test_an_untested_version_is_a_warning(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "LOCK_FILE", tmp_path / "requirements.lock")
+    (tmp_path / "requirements.lock").write_text("numpy==2.0.1 \\\n    --hash=sha256:0\nrich==1.0\n")
+    installed = importlib.metadata.version("numpy")
+    with pytest.raises(Concern, match=f"numpy {installed} \\(tested: 2.0.1\\), rich .*make setup"):
+        doctor.check_packages(Patient())
+
+
+def test_an_unsupported_python(monkeypatch):
+    monkeypatch.setattr(doctor, "PYTHON_VERSIONS", ((3, 6), (3, 8)))
+    with pytest.raises(UserError, match="and 3.6 to 3.8 are supported: run `make setup PYTHON="):
+        doctor.check_python(Patient())
+
+
+@pytest.mark.parametrize(("features", "error", "message"), [
+    ({"sse"}, UserError, "the processor has no AVX"), ({"avx"}, Concern, "without AVX2 and FMA")])
+def test_an_old_processor(monkeypatch, features, error, message):
+    monkeypatch.setattr(doctor, "_processor_features", lambda: features)
+    with pytest.raises(error, match=message):
+        doctor.check_processor(Patient())
+
+
+def test_an_unknown_setting():
+    with pytest.raises(UserError, match=r"sead: unknown key .*--print_config` lists every setting"):
+        doctor.check_settings(Patient(assignments=("sead=3",)))
+
+
+# Ports and TF_CONFIG.
+
+
+@pytest.fixture
+def taken_port():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        yield server.getsockname()[1]
+
+
+def test_a_taken_serving_port(monkeypatch, taken_port):
+    monkeypatch.setattr(doctor, "SERVING_PORT", taken_port)
+    with pytest.raises(Concern, match=f"port {taken_port} is taken .* `python -m serving.server --port {taken_port + 1}`"):
+        doctor.check_port(Patient())
+
+
+def cluster(monkeypatch, *workers):
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": 0}}))
+
+
+def test_a_malformed_tf_config(monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{worker}")
+    with pytest.raises(UserError, match="TF_CONFIG: it is not JSON"):
+        doctor.check_cluster(Patient())
+
+
+def test_an_unknown_host_in_tf_config(monkeypatch):
+    def unknown(host, port):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    cluster(monkeypatch, "nowhere.invalid:2222")
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    with pytest.raises(UserError, match="host 'nowhere.invalid' of nowhere.invalid:2222 is unknown here"):
+        doctor.check_cluster(Patient())
+
+
+def test_a_taken_port_in_tf_config(monkeypatch, taken_port):
+    cluster(monkeypatch, f"127.0.0.1:{taken_port}", "127.0.0.1:1")
+    with pytest.raises(UserError, match=f"port {taken_port} of this task is taken: see who has it with `ss -ltnp"):
+        doctor.check_cluster(Patient())
+
+
+# The data folder.
+
+
+def test_an_absent_data_folder(tmp_path):
+    with pytest.raises(UserError, match="does not exist: write it with `python -m preprocessing.task"):
+        doctor.check_schema(Patient(data_dir=tmp_path / "absent"))
+
+
+def test_an_unfinished_data_folder(patient):
+    (patient.data_dir / "manifest.json").unlink()
+    with pytest.raises(UserError, match="unfinished or not a data folder: write it with `python -m preprocessing.task"):
+        doctor.check_schema(patient)
+
+
+def test_a_damaged_manifest(patient):
+    (patient.data_dir / "manifest.json").write_text('{"splits": {}}')
+    with pytest.raises(UserError, match=r"manifest.json is damaged .*: write the folder again with `python -m preprocessing.task"):
+        doctor.check_rows(patient)
+
+
+def test_a_schema_edited_after_preprocessing(patient):
+    path = patient.data_dir / "schema.yaml"
+    path.write_text(path.read_text() + "# my note\n")
+    with pytest.raises(UserError) as error:
+        doctor.check_schema(patient)
+    assert "was edited after preprocessing" in str(error.value) and f"run `{WRITTEN_BY} --overwrite`" in str(error.value)
+
+
+def test_an_empty_split(patient):
+    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(rows=0, positives=0, files=[]))
+    with pytest.raises(UserError, match=f"split 'valid' of .* has no rows: .*`{WRITTEN_BY} --overwrite`"):
+        doctor.check_rows(patient)
+
+
+def test_a_split_of_one_class(patient):
+    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(positives=0))
+    with pytest.raises(UserError, match=f"split 'valid' of .* has 0 clicks in 32 rows, one class.*`{WRITTEN_BY} --overwrite`"):
+        doctor.check_rows(patient)
+
+
+def first_file(folder):
+    return min((folder / "train").iterdir())
+
+
+def test_a_lost_file(patient):
+    first_file(patient.data_dir).unlink()
+    with pytest.raises(UserError, match="is in manifest.json but not on disk: restore it from a copy, or run"):
+        doctor.check_files(patient)
+
+
+def test_a_shortened_file(patient):
+    path = first_file(patient.data_dir)
+    size = path.stat().st_size
+    os.truncate(path, size - 1)
+    with pytest.raises(UserError, match=f"has {size - 1:,} bytes and was written with {size:,}: restore it"):
+        doctor.check_files(patient)
+
+
+def test_a_changed_file(patient):
+    path = first_file(patient.data_dir)
+    content = bytearray(path.read_bytes())
+    content[20] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=f"{path} is not as it was written .*SHA-256"):
+        doctor.check_files(patient)
+
+
+def test_files_without_checksums_are_a_warning(tmp_path):
+    folder = write_data_folder(tmp_path / "old", rows=64)
+    with pytest.raises(Concern, match="6 files are there, but the manifest has no checksums"):
+        doctor.check_files(Patient(data_dir=folder))
+
+
+# What a run takes.
+
+
+def test_too_little_memory(patient):
+    with pytest.raises(UserError, match=r"pretrain .*GB .*--set model.embedding_dim=8"):
+        doctor.check_memory(dataclasses.replace(patient, assignments=("memory_limit_gb=0.001",)))
+
+
+def test_too_little_disk(patient, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=1e6))
+    with pytest.raises(UserError, match=r"the checkpoints of both stages take .* GB and the disk of .* has 0.00 GB free: free some space"):
+        doctor.check_disk(patient)
+
+
+# The model folder.
+
+
+def test_a_model_folder_that_is_a_file(patient):
+    patient.model_dir.write_text("")
+    with pytest.raises(UserError, match="is a file: give a folder"):
+        doctor.check_model_folder(patient)
+
+
+def test_a_data_folder_given_as_the_model_folder(patient):
+    with pytest.raises(UserError, match="is a data folder: give it as `--data_dir"):
+        doctor.check_model_folder(dataclasses.replace(patient, model_dir=patient.data_dir))
+
+
+def test_the_folder_of_a_stage_given_as_the_model_folder(patient):
+    checkpoint = trained(patient)
+    with pytest.raises(UserError, match=f"is the folder of one stage .* give `--model_dir {patient.model_dir}`"):
+        doctor.check_model_folder(dataclasses.replace(patient, model_dir=checkpoint.parents[1]))
+
+
+def test_a_folder_with_files_of_others(patient):
+    patient.model_dir.mkdir()
+    (patient.model_dir / "config.yaml").write_text("mine")
+    with pytest.raises(UserError, match="is not a model folder but holds config.yaml, which training would overwrite"):
+        doctor.check_model_folder(patient)
+
+
+def test_a_folder_in_use(patient):
+    patient.model_dir.mkdir()
+    with lock.exclusive(patient.model_dir), pytest.raises(UserError, match=f"is in use by process {os.getpid()} on .*: wait"):
+        doctor.check_model_folder(patient)
+
+
+def test_a_folder_that_cannot_be_written(patient, monkeypatch):
+    def refused(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(doctor.tempfile, "TemporaryFile", refused)
+    parent = patient.model_dir.parent
+    with pytest.raises(UserError, match=rf"{parent} cannot be written \(Permission denied\): change that with `chmod u\+w {parent}`"):
+        doctor.check_model_folder(patient)
+
+
+def test_a_damaged_last_checkpoint(patient):
+    checkpoint = trained(patient)
+    (checkpoint / "model.data-00000-of-00001").write_bytes(b"tensorS")
+    with pytest.raises(UserError, match=f"checkpoint {checkpoint} is damaged .*: remove it with `rm -r {checkpoint}`"):
+        doctor.check_checkpoints(patient)
+
+
+def test_data_that_is_not_the_checkpoints(patient):
+    trained(patient, data="another checksum")
+    with pytest.raises(UserError, match="was trained on other data than .*: give the --data_dir that it was trained on"):
+        doctor.check_checkpoints(patient)
+
+
+def test_other_settings_than_the_checkpoints(patient):
+    trained(patient)
+    with pytest.raises(UserError, match=r"was trained with other settings \(seed: 1 -> 9\): give them with `--config"):
+        doctor.check_same_settings(dataclasses.replace(patient, assignments=("seed=9",)))
+
+
+def test_no_pretraining_to_start_from(patient):
+    with pytest.raises(Concern, match="first run `python -m trainer.task --stage=pretrain .*`, or fine-tune with --from_scratch"):
+        doctor.check_start(patient)
+    assert doctor.check_start(dataclasses.replace(patient, needs_pretraining=False)) == "without pre-training"
+
+
+def test_a_new_model_folder_has_nothing_to_check(patient):
+    for check in (doctor.check_checkpoints, doctor.check_same_settings):
+        with pytest.raises(Inapplicable, match="is not there yet"):
+            check(patient)
+    assert "can be made" in doctor.check_model_folder(patient)
+
+
+def test_the_lock_file_names_the_declared_packages():
+    assert Path(doctor.LOCK_FILE).name == "requirements.lock" and "tensorflow" in doctor._tested_versions()

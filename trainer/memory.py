@@ -1,0 +1,263 @@
+"""How much memory a training stage takes at its peak, known before anything is allocated.
+
+Everything is counted from the schema, the configuration and the number of rows. How many tensors a layer leaves behind, and
+what the process takes by itself, was measured with the versions of `requirements.lock`; `python -m benchmarks.memory` sets
+predictions beside measured peaks (docs/results/memory.md).
+"""
+
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocessing.errors import UserError
+from preprocessing.schema import Schema
+from trainer.config import Config
+from trainer.input import decoded_row_bytes, fitting_batch_size
+from trainer.progress import print_table
+
+FLOAT_BYTES = 4
+MOMENTS = 2  # of Adam, for every parameter
+EVALUATION_BATCH = 8192
+RESIDENT_COPIES = 2  # of a split that fits into a window, while it is decoded
+WINDOW_COPIES = 3
+ORDER_BYTES = 24  # of a row, while a window is shuffled
+
+# Python, TensorFlow and the libraries, with a model traced and compiled, but without its tensors.
+PROCESS_BYTES = {"finetune": 790e6, "pretrain": 840e6}
+PROCESS_BYTES_PER_FIELD = {"finetune": 0.2e6, "pretrain": 1.5e6}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Bytes at the peak of a stage, by what they are for.
+
+    Attributes:
+      stage: "pretrain" or "finetune".
+      parts: name and bytes.
+    """
+
+    stage: str
+    parts: tuple[tuple[str, float], ...]
+
+    @property
+    def peak(self) -> float:
+        return sum(size for _, size in self.parts)
+
+    def print(self, limit: float) -> None:
+        rows = [*self.parts, ("predicted peak", self.peak), ("limit", limit)]
+        print_table(f"{self.stage}: memory", [(name, f"{size / 1e6:,.0f} MB") for name, size in rows], ("for", "at the peak"))
+
+
+# What may be used.
+
+
+def limit_bytes(config: Config) -> float:
+    """The configured limit, or what this process has and can still get."""
+    return config.memory_limit_gb * 1e9 if config.memory_limit_gb else available_bytes()
+
+
+def available_bytes(root: Path = Path("/")) -> float:
+    """Memory of this process plus what the machine and the process's control groups (containers, batch systems) leave.
+
+    Args:
+      root: where `proc` and `sys` are.
+    """
+    try:
+        free = [_kilobytes(root / "proc/meminfo", "MemAvailable"), *_left_in_groups(root)]
+        return min(free) + _kilobytes(root / "proc/self/status", "VmRSS")
+    except FileNotFoundError:  # not Linux: no notion of available memory, so all of it
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _kilobytes(path: Path, key: str) -> float:
+    return int(re.search(rf"^{key}:\s+(\d+) kB", path.read_text(), re.MULTILINE)[1]) * 1024
+
+
+def _left_in_groups(root: Path) -> list[float]:
+    """What the process's control group and each group around it leave of their limits, versions 1 and 2."""
+    left = []
+    for line in (root / "proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "memory"):
+            mount = root / "sys/fs/cgroup" / controllers
+            group = mount / path.lstrip("/")
+            while True:
+                left += _left_in_group(group)
+                if group == mount:
+                    break
+                group = group.parent
+    return left
+
+
+def _left_in_group(group: Path) -> list[float]:
+    """Limit minus use; file pages that can be dropped do not count as used. Empty where there is no limit."""
+    for limit, used, reclaimable in (("memory.max", "memory.current", "inactive_file"),
+                                     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")):
+        try:
+            most, now = (group / limit).read_text().strip(), int((group / used).read_text())
+            cached = re.search(rf"^{reclaimable} (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+        except OSError:
+            continue
+        if most != "max":
+            return [int(most) - now + (int(cached[1]) if cached else 0)]
+    return []
+
+
+# What is needed.
+
+
+def parameter_counts(config: Config, schema: Schema) -> tuple[int, int]:
+    """Parameters of the shared table, and of everything else."""
+    model, fields = config.model, len(schema.fields)
+    dim, tokens = model.embedding_dim, fields + 1
+    dense = (2 * tokens + 2) * dim  # mask, field and label embeddings
+    if model.backbone == "dcn":
+        start = tokens * dim
+        dense += model.dcn.cross_layers * (start + 1) * start
+        width = start
+        for units in model.dcn.hidden_units:
+            dense += width * units + (4 if model.dcn.batch_norm else 1) * units
+            width = units
+        hidden = start * bool(model.dcn.cross_layers) + width * bool(model.dcn.hidden_units)
+        dense += fields * (hidden + 1) * dim
+    else:
+        hidden = model.hstu.width
+        dense += (dim + 1) * hidden + 2 * hidden
+        dense += model.hstu.layers * (4 * hidden + 4 * (hidden + 1) * hidden + (hidden + 1) * hidden)
+        dense += fields * (hidden + 1) * dim
+    dense += 1  # temperature
+    dense += (hidden + 1) * dim + 2  # label scoring
+    return schema.table_rows * dim, dense
+
+
+def checkpoint_bytes(config: Config, schema: Schema) -> int:
+    """Size of a checkpoint: every parameter with its moments."""
+    return sum(parameter_counts(config, schema)) * (1 + MOMENTS) * FLOAT_BYTES
+
+
+def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int], resumed: bool = False) -> Prediction:
+    """Predicts the peak of a training stage.
+
+        peak = process + table (1 + 2 moments) + others (1 + 2 moments + 2 gradients) + frequencies + rows read
+             + max(a training batch, an evaluation batch, what reading a checkpoint holds twice)
+
+    Drawing the first values of the table takes three times its size for a moment; the moments then fill the same memory,
+    as TensorFlow keeps what it once had. Writing a checkpoint copies nothing. Reading one holds both moments twice.
+
+    Args:
+      stage: "pretrain" or "finetune".
+      config: the resolved configuration.
+      schema: a resolved schema.
+      rows: rows of each split.
+      resumed: whether the stage continues from a checkpoint.
+    """
+    settings = getattr(config, stage)
+    batch = fitting_batch_size(rows["train"], settings.batch_size, settings.min_steps)
+    table, others = (count * FLOAT_BYTES for count in parameter_counts(config, schema))
+    training = batch * _training_floats(stage, config, schema) * FLOAT_BYTES
+    evaluation = min(EVALUATION_BATCH, rows["valid"]) * _evaluation_floats(config, schema) * FLOAT_BYTES
+    reading = MOMENTS * table if resumed else 0
+    return Prediction(stage, (
+        ("Python, TensorFlow, the compiled step", PROCESS_BYTES[stage] + PROCESS_BYTES_PER_FIELD[stage] * len(schema.fields)),
+        (f"embedding table, {schema.table_rows:,} rows x {config.model.embedding_dim}", table),
+        ("its two moments", MOMENTS * table),
+        ("other parameters, moments, gradients", others * (1 + MOMENTS + 2)),
+        ("training frequencies", _frequency_bytes(stage, schema)),
+        ("rows in memory", _rows_bytes(config, schema, rows)),
+        (f"a batch of {batch:,} rows" if reading < max(training, evaluation) else "reading the checkpoint",
+         max(training, evaluation, reading)),
+    ))
+
+
+def _training_floats(stage: str, config: Config, schema: Schema) -> float:
+    """Floats a sample of a training batch leaves behind for the gradients, and these at their peak."""
+    tokens, dim = len(schema.fields) + 1, config.model.embedding_dim
+    dropout = getattr(config, stage).dropout > 0
+    floats = 4.5 * tokens * dim
+    if config.model.backbone == "dcn":
+        settings = config.model.dcn
+        floats += 3.0 * tokens * dim * settings.cross_layers
+        floats += (1.9 + 1.1 * settings.batch_norm + 1.5 * dropout) * sum(settings.hidden_units)
+    else:
+        settings = config.model.hstu
+        layer = (17.0 + 1.5 * dropout) * tokens * settings.width + 1.25 * settings.heads * tokens**2
+        floats += 8.0 * tokens * settings.width + settings.layers * layer
+    return floats + (_scoring_floats(config, schema) if stage == "pretrain" else 0)
+
+
+def _scoring_floats(config: Config, schema: Schema) -> float:
+    """Floats that the scoring functions of a sample's fields leave behind in pre-training."""
+    scoring = config.model.scoring
+    columns = [rows if rows <= scoring.full_softmax_rows else scoring.sampled_candidates for rows in schema.field_rows]
+    return 6.0 * len(columns) * config.model.embedding_dim + _masked_share(config, schema) * (sum(columns) + 2 * max(columns))
+
+
+def _masked_share(config: Config, schema: Schema) -> float:
+    """Mean share of the tokens that pre-training masks."""
+    diffusion, tokens = config.diffusion, len(schema.fields) + 1
+    if diffusion.schedule == "fixed":
+        return max(diffusion.fixed_rate, 1 / tokens)
+    return 0.5 if diffusion.schedule == "linear" else 1 - 2 / math.pi
+
+
+def _evaluation_floats(config: Config, schema: Schema) -> float:
+    """Floats a sample of an evaluation batch takes at the peak: a few tensors of the widest kind."""
+    tokens, model = len(schema.fields) + 1, config.model
+    if model.backbone == "dcn":
+        return 5.0 * tokens * model.embedding_dim + 3.0 * max(model.dcn.hidden_units, default=0)
+    return 8.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2
+
+
+def _frequency_bytes(stage: str, schema: Schema) -> float:
+    """Counts int64 of every row, and in pre-training their logarithms and the arrays of the largest field on the way."""
+    counts = 8 * schema.table_rows
+    return counts if stage == "finetune" else counts + FLOAT_BYTES * schema.table_rows + 2 * 8 * max(schema.field_rows)
+
+
+def _rows_bytes(config: Config, schema: Schema, rows: Mapping[str, int]) -> float:
+    """Decoded rows of the training and validation split (`trainer.input`)."""
+    window, row_bytes = config.input.window_rows, decoded_row_bytes(schema)
+    train = rows["train"] * (RESIDENT_COPIES * row_bytes + ORDER_BYTES)
+    if rows["train"] > window:
+        train = window * (WINDOW_COPIES * row_bytes + ORDER_BYTES)
+    return train + (rows["valid"] * row_bytes if rows["valid"] <= window else 0)
+
+
+# What is said.
+
+
+def refusal(prediction: Prediction, config: Config, schema: Schema, rows: Mapping[str, int], limit: float) -> str:
+    """Why a stage is refused, and what would make it fit: each smaller setting with what the stage would then take."""
+    stage, parts = prediction.stage, sorted(prediction.parts, key=lambda part: -part[1])
+    largest = ", ".join(f"{name} {size / 1e9:.2f} GB" for name, size in parts[:3])
+    batch = fitting_batch_size(rows["train"], getattr(config, stage).batch_size, getattr(config, stage).min_steps)
+    smaller = {
+        ("model", "embedding_dim"): config.model.embedding_dim // 2,
+        (stage, "batch_size"): batch // 2,
+        ("input", "window_rows"): min(config.input.window_rows, rows["train"]) // 2,
+    }
+    advice = []
+    for (section, name), value in smaller.items():
+        if value < 2:
+            continue
+        changed = config.model_copy(update={section: getattr(config, section).model_copy(update={name: value})})
+        advice.append((predict(stage, changed, schema, rows).peak, f"--set {section}.{name}={value}"))
+    advised = ", ".join(f"`{flag}` ({peak / 1e9:.2f} GB)" for peak, flag in sorted(advice))
+    return (f"{stage} would take {prediction.peak / 1e9:.2f} GB of memory ({largest}, ...) and {limit / 1e9:.2f} GB may be used: "
+            f"try {advised}, a larger min_count in the schema (fewer rows of the table), or parameter servers "
+            "(docs/scaling.md); `--set memory_limit_gb=...` sets another limit")
+
+
+def require_memory(stage: str, config: Config, schema: Schema, rows: Mapping[str, int], resumed: bool = False) -> None:
+    """Prints the prediction for a stage.
+
+    Raises:
+      UserError: it is over the limit; with what would make it fit.
+    """
+    prediction, limit = predict(stage, config, schema, rows, resumed), limit_bytes(config)
+    prediction.print(limit)
+    if prediction.peak > limit:
+        raise UserError(refusal(prediction, config, schema, rows, limit))
