@@ -30,6 +30,11 @@ def require() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def start_tensorflow() -> None:
     """Imports TensorFlow and looks for devices without the notes that its libraries print before any log level applies.
 

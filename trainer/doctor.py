@@ -22,7 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Self
 
-from preprocessing.environment import PYTHON_VERSIONS, start_tensorflow
+from preprocessing.environment import PYTHON_VERSIONS, available_cores, start_tensorflow
 from preprocessing.errors import UserError
 
 LOCK_FILE = Path(__file__).resolve().parents[1] / "requirements.lock"
@@ -130,8 +130,7 @@ def check_python(patient: Patient) -> str:
 
 
 def check_processor(patient: Patient) -> str:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    features = _processor_features()
+    cores, features = available_cores(), _processor_features()
     if features is not None and "avx" not in features:
         raise UserError("the processor has no AVX, which TensorFlow's packages are built for, so that importing it ends the "
                         "process: use another machine, or in a virtual machine pass the host's processor through")

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocessing.environment import available_cores
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.config import Config
@@ -26,8 +27,8 @@ WINDOW_COPIES = 3
 ORDER_BYTES = 24  # of a row, while a window is shuffled
 
 # Python, TensorFlow and the libraries, with a model traced and compiled, but without its tensors.
-PROCESS_BYTES = {"finetune": 790e6, "pretrain": 840e6}
-PROCESS_BYTES_PER_FIELD = {"finetune": 0.2e6, "pretrain": 1.5e6}
+PROCESS_BYTES = {"finetune": 780e6, "pretrain": 800e6}
+PROCESS_BYTES_PER_FIELD = {"finetune": 0.1e6, "pretrain": 2.2e6}
 
 
 @dataclass(frozen=True)
@@ -180,7 +181,7 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
     if config.model.backbone == "dcn":
         settings = config.model.dcn
         floats += 3.0 * tokens * dim * settings.cross_layers
-        floats += (1.9 + 1.1 * settings.batch_norm + 1.5 * dropout) * sum(settings.hidden_units)
+        floats += (1.9 + 0.8 * settings.batch_norm + 1.8 * dropout) * sum(settings.hidden_units)
     else:
         settings = config.model.hstu
         layer = (17.0 + 1.5 * dropout) * tokens * settings.width + 1.25 * settings.heads * tokens**2
@@ -189,10 +190,17 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
 
 
 def _scoring_floats(config: Config, schema: Schema) -> float:
-    """Floats that the scoring functions of a sample's fields leave behind in pre-training."""
+    """Floats a sample takes in the softmaxes of pre-training: arrays [masked samples, values or candidates].
+
+    Two of a field with a full softmax live until its gradient is known, and TensorFlow works on as many fields at once as
+    there are cores; two more are on the way. Of sampled softmaxes most fields keep theirs.
+    """
     scoring = config.model.scoring
-    columns = [rows if rows <= scoring.full_softmax_rows else scoring.sampled_candidates for rows in schema.field_rows]
-    return 6.0 * len(columns) * config.model.embedding_dim + _masked_share(config, schema) * (sum(columns) + 2 * max(columns))
+    full = sorted((rows for rows in schema.field_rows if rows <= scoring.full_softmax_rows), reverse=True)
+    sampled = len(schema.fields) - len(full)
+    columns = 2 * sum(full[:available_cores()]) + 2 * max(full, default=0)
+    columns += (1.5 * sampled + 4 * bool(sampled)) * scoring.sampled_candidates
+    return _masked_share(config, schema) * columns
 
 
 def _masked_share(config: Config, schema: Schema) -> float:
