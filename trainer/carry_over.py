@@ -59,14 +59,20 @@ class RowSources:
 
 
 def categorical_sources(earlier: pa.LargeBinaryArray, now: pa.LargeBinaryArray) -> RowSources:
-    """Matches two vocabularies, each in the order of its rows from 2 on (see `read_vocabulary`)."""
-    places = pc.index_in(now, value_set=earlier)
-    source = np.full(len(now) + SPECIAL_ROWS, NEW, np.int64)
-    source[:SPECIAL_ROWS] = np.arange(SPECIAL_ROWS)
-    source[SPECIAL_ROWS:] = pc.fill_null(pc.add(places, SPECIAL_ROWS), NEW).to_numpy()
-    gone = np.ones(len(earlier) + SPECIAL_ROWS, bool)
-    gone[source[source != NEW]] = False
-    left = np.flatnonzero(gone) - SPECIAL_ROWS
+    """Matches two vocabularies, each in the order of its rows from 2 on (see `read_vocabulary`).
+
+    Only values that have moved are looked up: a vocabulary that has merely grown costs a comparison.
+    """
+    both = min(len(earlier), len(now))
+    stayed = pc.equal(earlier.slice(0, both), now.slice(0, both)).to_numpy(zero_copy_only=False)
+    moved = np.flatnonzero(~stayed)
+    wanted = np.concatenate([moved, np.arange(both, len(now))])
+    offered = np.concatenate([moved, np.arange(both, len(earlier))])
+    found = pc.fill_null(pc.index_in(now.take(pa.array(wanted)), value_set=earlier.take(pa.array(offered))), NEW).to_numpy()
+
+    source = np.arange(len(now) + SPECIAL_ROWS)
+    source[wanted + SPECIAL_ROWS] = np.where(found == NEW, NEW, offered[found] + SPECIAL_ROWS) if len(offered) else NEW
+    left = np.setdiff1d(offered, offered[found[found != NEW]])
     shown = earlier.take(pa.array(left[:LEFT_SHOWN])).to_pylist()
     return RowSources(source, len(left), tuple(value.decode().rstrip("\n") for value in shown))
 
