@@ -28,7 +28,9 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.config import Config, load_config
+from trainer.distribute import first_copy
 from trainer.model import DGenCTR, Stage
+from trainer.optimizers import optimizer_checkpoint
 
 CONFIG_FILE = "config.yaml"
 STATE_FILE = "state.json"
@@ -189,8 +191,9 @@ class StageCheckpoints:
         partial = self.folder / f".{final.name}.partial"
         try:
             partial.mkdir()
-            _variables_checkpoint(model).write(str(partial / "model"))
-            tf.train.Checkpoint(optimizer=optimizer).write(str(partial / OPTIMIZER))
+            copies = {name: first_copy(variable) for name, variable in model.named_variables().items()}
+            tf.train.Checkpoint(**copies).write(str(partial / "model"))
+            optimizer_checkpoint(optimizer).write(str(partial / OPTIMIZER))
             (partial / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             (partial / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
             seal(partial)
@@ -337,7 +340,7 @@ def resume(model: DGenCTR, optimizer, checkpoint: Path) -> None:
     """Loads model and optimizer from `StageCheckpoints.resume_point`, which has looked for damage already."""
     _read_model(model, checkpoint)
     try:
-        tf.train.Checkpoint(optimizer=optimizer).read(str(checkpoint / OPTIMIZER)).assert_existing_objects_matched()
+        optimizer_checkpoint(optimizer).read(str(checkpoint / OPTIMIZER)).assert_existing_objects_matched()
     except (AssertionError, ValueError) as error:
         raise UserError(f"checkpoint {checkpoint} holds the state of another optimizer: give the configuration that it was trained "
                         "with, or another --model_dir") from error
@@ -346,12 +349,8 @@ def resume(model: DGenCTR, optimizer, checkpoint: Path) -> None:
 def _read_model(model: DGenCTR, checkpoint: Path) -> int:
     variables = model.named_variables()
     _fitting_reader(checkpoint, {name: variable.shape.as_list() for name, variable in variables.items()})
-    _variables_checkpoint(model).read(str(checkpoint / "model")).assert_consumed()
-    return sum(int(tf.size(variable)) for variable in variables.values())
-
-
-def _variables_checkpoint(model: DGenCTR) -> tf.train.Checkpoint:
-    return tf.train.Checkpoint(**model.named_variables())
+    tf.train.Checkpoint(**variables).read(str(checkpoint / "model")).assert_consumed()
+    return sum(variable.shape.num_elements() for variable in variables.values())
 
 
 def differences(stored: Config, current: Config, stage: Stage) -> list[str]:

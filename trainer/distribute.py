@@ -27,6 +27,7 @@ from trainer.input import TrainingSplit
 TF_CONFIG = "TF_CONFIG"
 ROLES = ("chief", "worker", "ps")
 STEPS_IN_FLIGHT_PER_WORKER = 2
+STOPPING = "stopping"
 LOST_CONTACT = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 Batch = dict[str, tf.Tensor]
@@ -71,6 +72,16 @@ def is_synchronous() -> bool:
 def shards(variable: tf.Variable) -> list[tf.Variable]:
     """The variables that a logical variable consists of: its parts on the servers, or itself."""
     return list(variable.variables) if isinstance(variable, tf.__internal__.distribute.ShardedVariable) else [variable]
+
+
+def joined(parts: list[tf.Variable]) -> tf.Variable:
+    """The logical variable of parts that are shards of one; undoes `shards`."""
+    return tf.__internal__.distribute.ShardedVariable(parts) if len(parts) > 1 else parts[0]
+
+
+def first_copy(variable: tf.Variable) -> tf.Variable:
+    """This process' first copy of a variable that every replica has: what to save, without asking the other workers."""
+    return tf.distribute.get_strategy().experimental_local_results(variable)[0]
 
 
 # The cluster.
@@ -178,9 +189,9 @@ def naming_lost_tasks() -> Iterator[None]:
     except tf.errors.OpError as error:
         if not isinstance(error, LOST_CONTACT) and "Collective ops is aborted" not in error.message:
             raise
-        reason = next(line for line in error.message.splitlines() if line and not line.startswith("Detected at node"))
-        raise ClusterLost(f"lost contact with another task of the cluster ({reason.strip()}): start all tasks again with the "
-                          "same commands, and the run continues from its last checkpoint") from error
+        reason = error.message.rpartition("Collective ops is aborted by:")[2].strip().splitlines()[0]
+        raise ClusterLost(f"lost contact with another task of the cluster ({reason}): start all tasks again with the same commands, "
+                          "and the run continues from its last checkpoint") from error
 
 
 # The ways to train.
@@ -197,26 +208,44 @@ class Steps:
     Attributes:
       rows: samples of a step.
       per_epoch: steps of an epoch.
+      batch: what the last step was taken on, where this process has it.
     """
 
     def __init__(self, train_step: TrainStep, open_split: OpenSplit, batch_size: int):
         self._split = open_split(batch_size, 0, 1)
-        self._train_step = tf.function(train_step, reduce_retracing=True)
+        self._train_step = self._compiled(train_step)
         self.rows = self._split.batch_size
         self.per_epoch = self._split.steps
+        self.batch: Batch | None = None
 
-    def run(self, epoch: int, first_step: int, inputs: StepInputs) -> Iterator[Scalars]:
+    def _compiled(self, function: Callable[..., Scalars]) -> tf.types.experimental.PolymorphicFunction:
+        """The function with all its scalars in one vector, so that a step costs a single fetch."""
+
+        def stacked(*args):
+            scalars = function(*args)
+            self._names = list(scalars)  # known once this is traced
+            return tf.stack([tf.cast(value, tf.float32) for value in scalars.values()])
+
+        return tf.function(stacked, reduce_retracing=True)
+
+    def _named(self, vector: tf.Tensor) -> dict[str, float]:
+        return dict(zip(self._names, vector.numpy().tolist(), strict=True))
+
+    def run(self, epoch: int, first_step: int, inputs: StepInputs, stopping: Callable[[], bool]) -> Iterator[dict[str, float]]:
         """Takes the steps of an epoch from `first_step` on, and yields the scalars of each.
 
         Args:
           inputs: what to add to the batch of the epoch's k-th step; called just before that step starts.
+          stopping: asked after each step whether it shall be the last.
 
         Raises:
           ClusterLost: another task of the cluster is gone.
         """
-        batches = self._split.iterate(self._split.epoch(epoch, first_step))
-        for step, batch in enumerate(batches, first_step):
-            yield self._train_step({**batch, **inputs(step)})
+        for step, batch in enumerate(self._split.iterate(self._split.epoch(epoch, first_step)), first_step):
+            self.batch = {**batch, **inputs(step)}
+            yield self._named(self._train_step(self.batch))
+            if stopping():
+                return
 
 
 class SynchronousSteps(Steps):
@@ -225,28 +254,45 @@ class SynchronousSteps(Steps):
     def __init__(self, strategy: tf.distribute.Strategy, worker: int, workers: int,
                  train_step: TrainStep, open_split: OpenSplit, batch_size: int):
         replicas = strategy.num_replicas_in_sync
-        if batch_size < 2 * replicas:
-            raise UserError(f"batches of {batch_size} rows cannot be shared by {replicas} devices: set a larger batch_size, or "
-                            "use fewer devices")
         self._strategy = strategy
         self._devices = replicas // workers
-        self._split = open_split(batch_size // replicas, worker, workers)
+        self._split = open_split(max(batch_size // replicas, 1), worker, workers)
         self.rows = self._split.batch_size * replicas
         self.per_epoch = self._split.steps // self._devices
+        self.batch = None
+        if not self.per_epoch:
+            raise UserError(f"a worker's share of the training split has fewer than {self._devices} batches of "
+                            f"{self._split.batch_size} rows, one for each of its devices: set a smaller batch_size, or use fewer devices")
 
         def step_on_replicas(batch: Batch) -> Scalars:
-            return strategy.run(train_step, args=(batch,))
+            scalars = strategy.run(_train_and_ask(train_step), args=(batch,))
+            return {name: strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
 
-        self._train_step = tf.function(step_on_replicas, reduce_retracing=True)
+        self._train_step = self._compiled(step_on_replicas)
 
-    def run(self, epoch: int, first_step: int, inputs: StepInputs) -> Iterator[Scalars]:
+    def run(self, epoch: int, first_step: int, inputs: StepInputs, stopping: Callable[[], bool]) -> Iterator[dict[str, float]]:
         # Endless, so that the workers need not ask each other in every step whether there is a next batch.
         batches = self._strategy.distribute_datasets_from_function(
             lambda _: self._split.epoch(epoch, first_step * self._devices).repeat())
         with naming_lost_tasks():
             for step, batch in zip(range(first_step, self.per_epoch), self._split.iterate(batches)):
-                scalars = self._train_step({**batch, **inputs(step)})
-                yield {name: self._strategy.experimental_local_results(value)[0] for name, value in scalars.items()}
+                added = {**inputs(step), STOPPING: tf.constant(float(stopping()))}
+                scalars = self._named(self._train_step({**batch, **added}))
+                last = scalars.pop(STOPPING) > 0
+                yield scalars
+                if last:
+                    return
+
+
+def _train_and_ask(train_step: TrainStep) -> TrainStep:
+    """A step that also finds out whether any worker wants it to be the last, as all must stop after the same one."""
+
+    def step(batch: Batch) -> Scalars:
+        scalars = train_step({name: value for name, value in batch.items() if name != STOPPING})
+        # A copy, as an input that all replicas share has no device to be reduced on.
+        return {**scalars, STOPPING: average_over_replicas(tf.identity(batch[STOPPING]))}
+
+    return step
 
 
 class AsynchronousSteps(Steps):
@@ -264,34 +310,37 @@ class AsynchronousSteps(Steps):
         self._splits = [open_split(batch_size, worker, workers) for worker in range(workers)]
         self.rows = self._splits[0].batch_size
         self.per_epoch = self._splits[0].steps * workers
-        strategy = coordinator.strategy
+        self.batch = None
 
         def step_on_a_worker(batches: Iterator[Batch], added: Batch) -> Scalars:
-            return strategy.run(train_step, args=({**next(batches), **added},))
+            return coordinator.strategy.run(train_step, args=({**next(batches), **added},))
 
-        self._train_step = tf.function(step_on_a_worker, reduce_retracing=True)
+        self._train_step = self._compiled(step_on_a_worker)
 
-    def _files_of_this_worker(self, epoch: int, first_step: int) -> tf.data.Dataset:
+    def _rows_of_this_worker(self, epoch: int, first_step: int) -> tf.data.Dataset:
+        """Runs on each worker; all get the same graph, so the choice is a part of it."""
         worker = tf.distribute.coordinator.experimental_get_current_worker_index()
         passes = [split.epoch(epoch, first_step // len(self._splits)).repeat() for split in self._splits]
         return tf.data.Dataset.choose_from_datasets(passes, tf.data.Dataset.from_tensors(tf.cast(worker, tf.int64)).repeat())
 
-    def run(self, epoch: int, first_step: int, inputs: StepInputs) -> Iterator[Scalars]:
-        batches = iter(self._coordinator.create_per_worker_dataset(lambda: self._files_of_this_worker(epoch, first_step)))
+    def run(self, epoch: int, first_step: int, inputs: StepInputs, stopping: Callable[[], bool]) -> Iterator[dict[str, float]]:
+        batches = iter(self._coordinator.create_per_worker_dataset(lambda: self._rows_of_this_worker(epoch, first_step)))
         waiting, started = deque(range(first_step, self.per_epoch)), deque()
         with naming_lost_tasks():
             while waiting or started:
+                if stopping():
+                    waiting.clear()
                 while waiting and len(started) < STEPS_IN_FLIGHT_PER_WORKER * len(self._splits):
                     step = waiting.popleft()
                     started.append((step, self._coordinator.schedule(self._train_step, args=(batches, inputs(step)))))
                 step, result = started.popleft()
                 try:
-                    scalars = result.get()
+                    vector = result.get()
                 except (tf.errors.UnavailableError, tf.errors.CancelledError):
                     # The worker died with the step or its scalars. If more than a worker is lost, `schedule` will say so.
                     waiting.appendleft(step)
                     continue
-                yield scalars
+                yield self._named(vector)
 
 
 class Distribution:
@@ -299,9 +348,11 @@ class Distribution:
 
     Attributes:
       is_chief: whether this process evaluates, prints and writes.
+      is_single: whether this process trains alone on one device, so that what it needs is what the model needs.
     """
 
     is_chief = True
+    is_single = True
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Where variables are made, read, saved and restored."""
@@ -316,8 +367,21 @@ class Distribution:
         return tf.function(function, reduce_retracing=True)
 
     def chief_value(self, value: float) -> float:
-        """The chief's value in every process, so that all take the same decisions. All must call it, in the same order."""
+        """The chief's value in every process, so that all take the same decisions. Every process waits for all others."""
         return value
+
+    @contextlib.contextmanager
+    def only_the_chief_prints(self) -> Iterator[None]:
+        """Silences what the other processes would print again. Errors still show."""
+        if self.is_chief:
+            yield
+            return
+        print("training; the chief prints and writes", flush=True)
+        with open(os.devnull, "w", encoding="utf-8") as nothing, contextlib.redirect_stdout(nothing):
+            yield
+
+    def wait_for_all(self) -> None:
+        """Returns when every process has come here."""
 
     def require_same_start(self, step: int, run: str) -> None:
         """Refuses to train where processes continue from different steps, or with different settings or data.
@@ -330,6 +394,10 @@ class Distribution:
 
 class Synchronous(Distribution):
     """Several devices, of one machine or of many, that take every step together."""
+
+    is_single = False
+
+    is_single = False
 
     def __init__(self, strategy: tf.distribute.Strategy, worker: int = 0, workers: int = 1, is_chief: bool = True):
         self._strategy = strategy
@@ -368,6 +436,9 @@ class Synchronous(Distribution):
         with naming_lost_tasks():
             return float(self._on_this_worker(self._first_value(tf.constant(value, tf.float64))))
 
+    def wait_for_all(self) -> None:
+        self.chief_value(0.0)
+
     def require_same_start(self, step: int, run: str) -> None:
         fingerprint = int.from_bytes(hashlib.sha256(run.encode()).digest()[:7], "big")
         with naming_lost_tasks():
@@ -385,6 +456,10 @@ class Synchronous(Distribution):
 
 class ParameterServers(Distribution):
     """The chief of a cluster with parameter servers."""
+
+    is_single = False
+
+    is_single = False
 
     def __init__(self, strategy: tf.distribute.ParameterServerStrategy, workers: int):
         self._strategy = strategy

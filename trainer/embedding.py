@@ -38,13 +38,18 @@ class SharedEmbedding(tf.keras.layers.Layer):
     def _add_normal(self, name: str, rows: int, stddev: float) -> tf.Variable:
         return self.add_weight(name, (rows, self.dim), initializer=tf.keras.initializers.RandomNormal(stddev=stddev))
 
+    @property
+    def whole_variables(self) -> list[tf.Variable]:
+        """The weights, in their order, with the table as one variable where it is sharded over servers."""
+        return [self.table, self.mask_embeddings, self.field_embeddings, self.label_embeddings]
+
     def table_rows(self, ids: tf.Tensor) -> tf.Tensor:
         """Rows of the shared table for local ids [..., N]."""
         return ids + tf.constant(self._offsets, ids.dtype)
 
     def lookup(self, rows: tf.Tensor) -> tf.Tensor:
         """Embeddings [..., d] of rows of the shared table."""
-        return tf.gather(self.table, rows)
+        return tf.nn.embedding_lookup(self.table, rows)
 
     def call(self, ids: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Tokens [B, N+1, d] of ids int [B, N], labels in {0, 1} [B] and mask bool [B, N+1], True where corrupted."""

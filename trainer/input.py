@@ -234,7 +234,8 @@ class TrainingSplit(_Split):
           epoch: number of the pass, from 0.
           first_step: the batches before it are left out, at the cost of at most one window.
         """
-        batches = self._from_memory(epoch, first_step) if self.is_resident else self._from_files(epoch, first_step)
+        in_memory = self.is_resident and tf.executing_eagerly()  # a function may run in another process, which reads for itself
+        batches = self._from_memory(epoch, first_step) if in_memory else self._from_files(epoch, first_step)
         left = self.steps - first_step
         return batches.take(left).apply(tf.data.experimental.assert_cardinality(left)).prefetch(tf.data.AUTOTUNE)
 

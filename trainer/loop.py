@@ -4,8 +4,10 @@ import importlib.metadata
 import json
 import math
 import platform
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import tensorflow as tf
@@ -29,6 +31,7 @@ from trainer.checkpoints import (
 )
 from trainer.config import Config, StageConfig
 from trainer.disk import explain_when_full, require_space
+from trainer.distribute import Distribution, shards
 from trainer.events import EventLog
 from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption, interruptible
@@ -47,7 +50,8 @@ CAUSES_SHOWN = 5
 
 
 def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | Path, from_scratch: bool = False,
-          allow_changes: bool = False, began: float | None = None, init_from: str | Path | None = None) -> None:
+          allow_changes: bool = False, began: float | None = None, init_from: str | Path | None = None,
+          distribution: Distribution | None = None) -> None:
     """Runs one stage to its end, continuing where an earlier call stopped, however that one ended.
 
     SIGTERM and SIGINT save a checkpoint after the step under way and end the process with 128 + the signal's number.
@@ -61,30 +65,44 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
       allow_changes: continue a run of another configuration with this one. An epoch under way is begun anew.
       began: `time.monotonic()` when the start-up began; now, by default.
       init_from: model folder of an earlier model to start from (see `trainer.carry_over`).
+      distribution: the devices and machines to train on; by default this process and its default device. In a cluster
+        every process makes the same call, and only the chief writes.
 
     Raises:
       UserError: the model folder holds another run (configuration, data or start) or is in use, there is nothing to start
         from, every checkpoint is damaged, the disk is full, or the loss is no longer finite.
     """
     began = time.monotonic() if began is None else began
+    distribution = distribution or Distribution()
     model_dir, data = Path(model_dir), DataFolder.open(data_dir)
     _refuse_foreign_folder(model_dir)
     _refuse_one_class(data, config)
-    model_dir.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusive(model_dir), interruptible() as interruption:
-            _train(stage, config, data, model_dir, from_scratch, init_from, allow_changes, interruption, began)
+        with _written_by(distribution, model_dir), interruptible() as interruption, distribution.scope():
+            _train(stage, config, data, model_dir, from_scratch, init_from, allow_changes, interruption, began, distribution)
     except Interrupted as stop:
         print(f"{stage}: stopped by {stop.name}; {stop.note}", flush=True)
         raise
 
 
-def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from_scratch: bool,
-           init_from: str | Path | None, allow_changes: bool, interruption: Interruption, began: float) -> None:
+@contextmanager
+def _written_by(distribution: Distribution, model_dir: Path) -> Iterator[None]:
+    """Creates and locks the model folder, where this process is the one that writes to it."""
+    if not distribution.is_chief:
+        yield
+        return
+    model_dir.mkdir(parents=True, exist_ok=True)
+    with exclusive(model_dir):
+        yield
+
+
+def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from_scratch: bool, init_from: str | Path | None,
+           allow_changes: bool, interruption: Interruption, began: float, distribution: Distribution) -> None:
     # The run that the folder holds, if any.
     checkpoints, pretrained = StageCheckpoints(model_dir, stage), StageCheckpoints(model_dir, "pretrain")
     stage_config: StageConfig = getattr(config, stage)
-    checkpoints.remove_leftovers()
+    if distribution.is_chief:
+        checkpoints.remove_leftovers()
     earlier = EarlierModel(init_from, stage) if init_from else None
     origin = earlier.origin if earlier else RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
     last = checkpoints.resume_point()
@@ -116,17 +134,24 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
             _transfer(model, config, data, pretrained)
         state = TrainingState(origin, data.checksum, stage_config.learning_rate)
 
+    distribution.require_same_start(state.step, f"{config.to_yaml()} {data.checksum} {origin}")
+
     # Epochs.
-    keep_vocabularies(data, model_dir)  # also of a finished run: an earlier version did not
+    if distribution.is_chief:
+        keep_vocabularies(data, model_dir)  # also of a finished run: an earlier version did not
     if _finished(stage_config, state):
         print(f"{stage}: already finished after epoch {state.epoch}; nothing to do")
+        return
+    run = _Run(model, config, data, checkpoints, state, interruption, began, distribution)
+    if not distribution.is_chief:
+        run.run()
         return
     size = checkpoint_bytes(model, model.optimizer)
     require_space(model_dir, KEPT_AND_WRITTEN * size - checkpoints.used_bytes(), f"the checkpoints of {stage}")
     with explain_when_full(model_dir, size, "Earlier checkpoints are intact: free some space and call the same command again, "
                            "which continues from the last one"):
         _write_run_files(checkpoints, config, data, model_dir)
-        _Run(model, config, data, checkpoints, state, interruption, began).run()
+        run.run()
 
 
 def _place(state: TrainingState) -> str:
@@ -233,30 +258,15 @@ def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFo
     write_atomically(model_dir / SCHEMA_FILE, data.schema.to_yaml())
 
 
-class CompiledStep:
-    """The model's training step, compiled, with all its scalars in one vector, so that a step costs a single fetch."""
-
-    def __init__(self, model: DGenCTR):
-        self._model = model
-        self._names: list[str] = []
-        self._stacked = tf.function(self._stack, reduce_retracing=True)
-
-    def __call__(self, batch: dict[str, tf.Tensor]) -> dict[str, float]:
-        """Takes one optimizer step and returns what `DGenCTR.train_step` does, as numbers."""
-        values = self._stacked(batch).numpy().tolist()
-        return dict(zip(self._names, values, strict=True))
-
-    def _stack(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
-        parts = self._model.train_step(batch)
-        self._names = list(parts)  # known once this is traced
-        return tf.stack([tf.cast(value, tf.float32) for value in parts.values()])
-
-
 class _Run:
-    """The epochs of a stage. `state` is all that changes beside the variables."""
+    """The epochs of a stage. `state` is all that changes beside the variables.
+
+    In a cluster every process runs this. Those that are not the chief write nothing, and know of a validation what the
+    chief tells them.
+    """
 
     def __init__(self, model: DGenCTR, config: Config, data: DataFolder, checkpoints: StageCheckpoints, state: TrainingState,
-                 interruption: Interruption, began: float):
+                 interruption: Interruption, began: float, distribution: Distribution):
         self._model = model
         self._config = config
         self._data = data
@@ -264,26 +274,31 @@ class _Run:
         self._state = state
         self._interruption = interruption
         self._began = began
+        self._distribution = distribution
         self._stage: Stage = checkpoints.stage
         self._stage_config: StageConfig = getattr(config, self._stage)
         batch_size = fitting_batch_size(data.rows("train"), self._stage_config.batch_size, self._stage_config.min_steps)
-        self._split = TrainingSplit(data, batch_size, config.seed, config.input.window_rows,
-                                    corrupt_records=config.input.corrupt_records)
+        self._steps = distribution.steps(model.train_step, self._open_split, batch_size)
         self._loss_names = ("loss", LABEL, *(field.name for field in data.schema.fields))
-        self._predictor = Predictor(model, data)
-        self._train_step = CompiledStep(model)
+        self._predictor = Predictor(model, data, distribution)
         self._started = False
         self._validation_seconds: float | None = None
         self._saved = state.name
         self._saved_at = time.monotonic()
-        self._events = EventLog(checkpoints.stage_dir / "tensorboard", first_step=state.step + 1)
+        self._events: EventLog | None = None
+
+    def _open_split(self, batch_size: int, worker: int, workers: int) -> TrainingSplit:
+        settings = self._config.input
+        return TrainingSplit(self._data, batch_size, self._config.seed, settings.window_rows, worker, workers, settings.corrupt_records)
 
     def run(self) -> None:
-        if self._split.batch_size < self._stage_config.batch_size:
-            print(f"{self._stage}: batches of {self._split.batch_size} rows instead of {self._stage_config.batch_size}, so that an "
-                  f"epoch of {self._data.rows('train'):,} rows has {self._split.steps} steps")
+        if self._steps.rows < self._stage_config.batch_size:
+            print(f"{self._stage}: batches of {self._steps.rows} rows instead of {self._stage_config.batch_size}, so that an "
+                  f"epoch of {self._data.rows('train'):,} rows has {self._steps.per_epoch} steps")
         seconds = self._state.seconds
         seconds["start-up"] = seconds.get("start-up", 0.0) + time.monotonic() - self._began
+        if self._distribution.is_chief:
+            self._events = EventLog(self._checkpoints.stage_dir / "tensorboard", first_step=self._state.step + 1)
         try:
             while not _finished(self._stage_config, self._state):
                 self._epoch()
@@ -291,51 +306,65 @@ class _Run:
             stop.note = self._save_before_leaving()
             raise
         finally:
-            self._events.close()
-        self._close()
+            if self._events:
+                self._events.close()
+        if self._distribution.is_chief:
+            self._close()
+        self._distribution.wait_for_all()  # the next stage starts from what the chief has written
 
     def _epoch(self) -> None:
         with self._interruption.held():
             progress = self._train_epoch()
         start = time.monotonic()
         with timed(self._state.seconds, "validation"):
-            valid = self._predictor.validate()  # a signal ends it at once: it changes nothing and can be done again
+            valid = self._validate()  # a signal ends it at once: it changes nothing and can be done again
         self._validation_seconds = time.monotonic() - start
         with self._interruption.held():
             improved = self._finish_epoch(valid)
             self._save()
-            self._record_epoch(valid)
-            self._print_epoch(improved, progress.samples_per_second)
+            if self._distribution.is_chief:
+                self._record_epoch(valid)
+                self._print_epoch(improved, progress.samples_per_second)
+
+    def _validate(self) -> dict[str, float | int | None]:
+        """All metrics where this process is the chief; elsewhere the one that decisions hang on."""
+        monitor = self._stage_config.monitor
+        valid = self._predictor.validate() if self._distribution.is_chief else {monitor: 0.0}
+        return {**valid, monitor: self._distribution.chief_value(valid[monitor])}
 
     def _train_epoch(self) -> StepProgress:
         """Takes the steps that the epoch still lacks, or as many of them as a signal lets it."""
         state = self._state
         progress = StepProgress(
-            f"{self._stage} epoch {state.epoch + 1}/{self._stage_config.epochs}", self._split.steps, self._split.batch_size,
+            f"{self._stage} epoch {state.epoch + 1}/{self._stage_config.epochs}", self._steps.per_epoch, self._steps.rows,
             state.seconds, done=state.epoch_step, later_epochs=self._stage_config.epochs - state.epoch - 1,
             validation_seconds=self._validation_seconds, compiles=not self._started)
-        for batch in progress.track(self._split.iterate(self._split.epoch(state.epoch, state.epoch_step))):
-            progress.losses = self._step(batch, progress.samples_per_second)
-            if self._interruption.pending:
-                break
+        steps = self._steps.run(state.epoch, state.epoch_step, self._step_inputs, lambda: self._interruption.pending is not None)
+        for scalars in progress.track(steps):
+            progress.losses = self._finish_step(scalars, progress.samples_per_second)
             if time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes:
                 with progress.paused():
                     self._save()
+        if state.epoch_step < self._steps.per_epoch and not self._interruption.pending:
+            self._interruption.receive(signal.SIGTERM, None)  # another worker got it, and all stop after the same step
         self._started = True
         return progress
 
-    def _step(self, batch: dict[str, tf.Tensor], samples_per_second: float) -> dict[str, float]:
-        """Takes one step and returns its losses."""
+    def _step_inputs(self, epoch_step: int) -> dict[str, tf.Tensor]:
+        """Readies the optimizer for a step of the epoch, and returns what the step needs beside its rows."""
+        step = self._state.step - self._state.epoch_step + epoch_step
+        self._set_learning_rate(step)
+        return {"seed": tf.constant([self._config.seed, step])}
+
+    def _finish_step(self, parts: dict[str, float], samples_per_second: float) -> dict[str, float]:
+        """Writes a step into the state. Returns its losses."""
         state = self._state
-        batch["seed"] = tf.constant([self._config.seed, state.step])
-        self._set_learning_rate()
-        parts = self._train_step(batch)
         state.step += 1
         state.epoch_step += 1
-        self._require_finite(parts, batch)
+        self._require_finite(parts)
         for name, value in parts.items():
             state.epoch_sums[name] = state.epoch_sums.get(name, 0.0) + value
-        if state.step % TENSORBOARD_EVERY == 0:
+        if self._events and state.step % TENSORBOARD_EVERY == 0:
             self._record_step(parts, samples_per_second)
         return {name: parts[name] for name in self._loss_names if name in parts}
 
@@ -352,18 +381,18 @@ class _Run:
             state.learning_rate *= settings.learning_rate_factor
         return improved
 
-    def _set_learning_rate(self) -> None:
+    def _set_learning_rate(self, step: int) -> None:
         settings, state = self._stage_config, self._state
         if settings.learning_rate_schedule == "cosine":
-            steps = settings.epochs * self._split.steps
-            state.learning_rate = cosine_learning_rate(settings.learning_rate, state.step / steps)
+            steps = settings.epochs * self._steps.per_epoch
+            state.learning_rate = cosine_learning_rate(settings.learning_rate, step / steps)
         set_learning_rate(self._model.optimizer, state.learning_rate)
 
-    def _require_finite(self, parts: dict[str, float], batch: dict[str, tf.Tensor]) -> None:
+    def _require_finite(self, parts: dict[str, float]) -> None:
         broken = [name for name, value in parts.items() if not math.isfinite(value)]
         if not broken:
             return
-        causes = self._model.explain_non_finite(batch)
+        causes = self._model.explain_non_finite(self._steps.batch) if self._steps.batch else []
         shown = "; ".join(causes[:CAUSES_SHOWN]) + (f"; and {len(causes) - CAUSES_SHOWN} more" if len(causes) > CAUSES_SHOWN else "")
         raise UserError(
             f"{self._stage} step {self._state.step}: {', '.join(broken)} is not finite{f' ({shown})' if causes else ''}; the last good "
@@ -382,8 +411,9 @@ class _Run:
         return improved
 
     def _save(self) -> None:
-        with timed(self._state.seconds, "checkpoints"):
-            self._checkpoints.save(self._model, self._model.optimizer, self._state, self._config)
+        if self._distribution.is_chief:
+            with timed(self._state.seconds, "checkpoints"):
+                self._checkpoints.save(self._model, self._model.optimizer, self._state, self._config)
         self._saved = self._state.name
         self._saved_at = time.monotonic()
 
@@ -403,9 +433,9 @@ class _Run:
 
     def _record_epoch(self, valid: Mapping[str, float | int | None]) -> None:
         values = {f"valid/{name}": value for name, value in valid.items() if value is not None}
-        table = self._model.embedding.table
-        dense = [variable for variable in self._model.stage_variables if variable is not table]
-        values["norm/table"] = float(tf.linalg.global_norm([table]))
+        table = shards(self._model.embedding.table)
+        dense = [variable for variable in self._model.stage_variables if not any(variable is shard for shard in table)]
+        values["norm/table"] = float(tf.linalg.global_norm(table))
         values["norm/dense"] = float(tf.linalg.global_norm(dense))
         self._events.scalars(self._state.step, values)
         self._events.flush()

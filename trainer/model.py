@@ -12,6 +12,7 @@ from trainer.backbones import build_backbone
 from trainer.config import Config
 from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, log_shares, sampled_cross_entropy
+from trainer.distribute import average_over_replicas, replica_seed
 from trainer.embedding import SharedEmbedding
 from trainer.optimizers import scaled_to_norm
 from trainer.scoring import FieldScoring, LabelScoring
@@ -55,7 +56,8 @@ class DGenCTR(tfrs.Model):
         self.backbone = build_backbone(config.model, stage_config.dropout)
         self.field_scoring = FieldScoring(scoring, len(schema.fields), dim, name="field_scoring")
         self.label_scoring = LabelScoring(dim, min(max(click_rate, 1e-6), 1 - 1e-6), name="label_scoring")
-        self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(from_logits=True))
+        self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(
+            from_logits=True, reduction=tf.keras.losses.Reduction.NONE))
         self._full = [k for k, rows in enumerate(schema.field_rows) if rows <= scoring.full_softmax_rows]
         if stage == "pretrain" and frequencies is None:
             raise UserError("pre-training needs the training frequencies of the data folder")
@@ -80,7 +82,7 @@ class DGenCTR(tfrs.Model):
         return {
             f"{part.name}:{number:02d}:{variable.name.split('/')[-1].removesuffix(':0')}": variable
             for part in self.parts
-            for number, variable in enumerate(part.weights)
+            for number, variable in enumerate(part.whole_variables if part is self.embedding else part.weights)
         }
 
     # Click prediction.
@@ -110,7 +112,8 @@ class DGenCTR(tfrs.Model):
         if self.stage == "pretrain":
             return self._diffusion_loss_parts(batch, training)
         logits = self._training_click_logits(batch) if training else self.click_logits(batch["ids"])
-        return {"loss": self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])}
+        losses = self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])  # (B,)
+        return {"loss": tf.reduce_mean(losses)}
 
     def _training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Click logits [B] with dropout, each feature masked with probability `finetune.feature_mask_rate`."""
@@ -212,11 +215,11 @@ class DGenCTR(tfrs.Model):
         """
         variables = self.stage_variables
         with tf.GradientTape() as tape:
-            parts = self.loss_parts(batch, training=True)
-        gradients = tape.gradient(parts["loss"], variables)
+            parts = self.loss_parts({**batch, "seed": replica_seed(batch["seed"])}, training=True)
+        gradients, parts = average_over_replicas((tape.gradient(parts["loss"], variables), parts))
         norm = tf.linalg.global_norm(gradients)
         gradients = scaled_to_norm(gradients, norm, getattr(self.run_config, self.stage).gradient_norm)
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True), experimental_aggregate_gradients=False)
         return {**parts, "gradient_norm": norm}
 
     def explain_non_finite(self, batch: dict[str, tf.Tensor]) -> list[str]:

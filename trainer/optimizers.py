@@ -6,6 +6,8 @@ from functools import partial
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
+from trainer.distribute import joined, shards
+
 
 class LazyAdam(tf.keras.optimizers.Optimizer):
     """Adam whose cost is that of the rows a step looks up, not of the table.
@@ -43,6 +45,10 @@ class LazyAdam(tf.keras.optimizers.Optimizer):
         self._velocities = [self.add_variable_from_reference(v, "v") for v in var_list]
         self._built = True
 
+    @property
+    def moments(self) -> dict[str, list[tf.Variable]]:
+        return {"momentum": self._momentums, "velocity": self._velocities}
+
     def update_step(self, gradient: tf.IndexedSlices, variable: tf.Variable) -> None:
         if not isinstance(gradient, tf.IndexedSlices):
             raise TypeError(f"LazyAdam needs sparse gradients (tf.IndexedSlices), received {type(gradient).__name__} "
@@ -67,13 +73,21 @@ class LazyAdam(tf.keras.optimizers.Optimizer):
 
 def build_optimizer(model, learning_rate: float, table_decay: float) -> tfrs.experimental.optimizers.CompositeOptimizer:
     """The optimizer of a stage: LazyAdam on the shared table, Adam on every other variable the stage trains."""
-    table = [model.embedding.table]
-    dense = [variable for variable in model.stage_variables if variable is not model.embedding.table]
+    table = shards(model.embedding.table)
+    sparse = {id(part) for part in table}
+    dense = [variable for variable in model.stage_variables if id(variable) not in sparse]
     lazy = LazyAdam(learning_rate, table_decay)
     adam = tf.keras.optimizers.Adam(learning_rate, epsilon=1e-8, jit_compile=False)
     lazy.build(table)
     adam.build(dense)
     return tfrs.experimental.optimizers.CompositeOptimizer([(lazy, partial(list, table)), (adam, partial(list, dense))])
+
+
+def optimizer_checkpoint(optimizer: tfrs.experimental.optimizers.CompositeOptimizer) -> tf.train.Checkpoint:
+    """What is saved of the optimizer of a stage, the moments of a sharded table whole. Learning rates are the caller's."""
+    lazy, adam = optimizer.optimizers
+    return tf.train.Checkpoint(table_iterations=lazy.iterations, dense=adam,
+                               **{f"table_{name}": joined(parts) for name, parts in lazy.moments.items()})
 
 
 def scaled_to_norm(gradients: list, norm: tf.Tensor, limit: float) -> list:

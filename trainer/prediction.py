@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from trainer.distribute import Distribution
 from trainer.input import DataFolder, EvaluationSplit
 from trainer.metrics import Predictions, click_metrics
 from trainer.model import DGenCTR
@@ -14,14 +15,21 @@ MASK_SEED = 7
 
 
 class Predictor:
-    """A model and a data folder, with the model's functions compiled once for all calls."""
+    """A model and a data folder, with the model's functions compiled once for all calls.
 
-    def __init__(self, model: DGenCTR, data: DataFolder):
+    Args:
+      model: the model.
+      data: the data folder.
+      distribution: what the model was built in the scope of.
+    """
+
+    def __init__(self, model: DGenCTR, data: DataFolder, distribution: Distribution | None = None):
+        distribution = distribution or Distribution()
         self._model = model
         self._data = data
         self._splits: dict[str, EvaluationSplit] = {}
-        self._click_logits = tf.function(model.click_logits, reduce_retracing=True)
-        self._loss_parts = tf.function(partial(model.loss_parts, training=False), reduce_retracing=True)
+        self._click_logits = distribution.compile(model.click_logits)
+        self._loss_parts = distribution.compile(partial(model.loss_parts, training=False))
 
     def _split(self, name: str) -> EvaluationSplit:
         if name not in self._splits:

@@ -12,6 +12,7 @@ from preprocessing.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.config import Config
+    from trainer.distribute import Distribution
 
 ORDER = ("pretrain", "finetune", "evaluate", "export")
 STAGES = (*ORDER, "all", "doctor")
@@ -32,9 +33,12 @@ examples:
   every night, the new day only: the vocabularies of `night` are those of the day before, grown
     python -m trainer.task --stage=finetune --init_from model --config model/finetune/config.yaml --data_dir night --model_dir model2
 
+Several machines: start the same command in every process, with TF_CONFIG set in each (docs/scaling.md).
+
 A call that finds checkpoints in the model folder continues where the last one stopped, and ends as if it had never
 stopped. SIGTERM and Ctrl-C save first. Only one run at a time may train in a model folder."""
 
+TRAINING = ("pretrain", "finetune")
 # Stages, beside "all" and "doctor", that use a flag; the others refuse it.
 USERS = {
     "--config": ("pretrain", "finetune"),
@@ -44,6 +48,7 @@ USERS = {
     "--init_from": ("pretrain", "finetune"),
     "--split": ("evaluate",),
     "--export_dir": ("export",),
+    "--devices": TRAINING,
 }
 
 
@@ -65,6 +70,9 @@ def build_parser() -> argparse.ArgumentParser:
                         help="continue a run of another configuration with this one; an epoch under way is begun anew")
     parser.add_argument("--split", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
     parser.add_argument("--export_dir", help="model base path of the exported versions (default: MODEL_DIR/export/NAME)")
+    parser.add_argument("--devices", metavar="gpus[:N]|cpus:N",
+                        help="train on all or on N GPUs of this machine, each with a part of every batch; cpus:N tries the same on N "
+                             "logical devices of the processor. In a cluster every process uses all its GPUs anyway")
     parser.add_argument("--print_config", action="store_true", help="print the resolved configuration and stop")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return parser
@@ -94,12 +102,32 @@ def _refuse_two_meanings(arguments: argparse.Namespace) -> None:
                         "earlier model stays as it is")
 
 
-def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began: float) -> None:
-    if stage in ("pretrain", "finetune"):
+def _stages(arguments: argparse.Namespace) -> list[str]:
+    if arguments.stage != "all":
+        return [arguments.stage]
+    without_pretraining = arguments.from_scratch or arguments.init_from
+    return [stage for stage in ORDER if not (stage == "pretrain" and without_pretraining)]
+
+
+def _distribution(arguments: argparse.Namespace, stages: Sequence[str]) -> "Distribution":
+    """Joins the cluster that TF_CONFIG names, to train. Does not return in a process that only serves it."""
+    from preprocessing.schema import load_data_folder_schema
+    from trainer.distribute import Cluster, Distribution, connect, serve
+
+    if not set(stages) & set(TRAINING):
+        return Distribution()
+    cluster = Cluster.from_environment()
+    if cluster and cluster.only_serves:
+        serve(cluster)
+    return connect(cluster, arguments.devices, load_data_folder_schema(arguments.data_dir).table_rows)
+
+
+def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began: float, distribution: "Distribution") -> None:
+    if stage in TRAINING:
         from trainer.loop import train
 
         train(stage, config, arguments.data_dir, arguments.model_dir, arguments.from_scratch, arguments.allow_changes, began,
-              arguments.init_from)
+              arguments.init_from, distribution)
     elif stage == "evaluate":
         from trainer.evaluate import evaluate
 
@@ -137,13 +165,14 @@ def run(argv: Sequence[str]) -> int | None:
         print(config.to_yaml())
         return None
     start_tensorflow()
-    if arguments.stage != "all":
-        run_stage(arguments.stage, arguments, config, began)
-        return None
-    for stage in ORDER:
-        if not (stage == "pretrain" and (arguments.from_scratch or arguments.init_from)):
-            run_stage(stage, arguments, config, began)
+    stages = _stages(arguments)
+    distribution = _distribution(arguments, stages)
+    with distribution.only_the_chief_prints():
+        for stage in stages:
+            if stage in TRAINING or distribution.is_chief:
+                run_stage(stage, arguments, config, began, distribution)
             began = time.monotonic()
+        distribution.wait_for_all()
     return None
 
 
