@@ -116,23 +116,25 @@ class StepProgress:
 
     def _times_left(self) -> tuple[str, str]:
         """Of the epoch, training and validation apart, and of the stage."""
-        rate = self.samples_per_second
-        if not rate:
-            return "?", "?"
-        seconds_per_step = self._samples_per_step / rate
+        seconds_per_step = self._seconds / self._timed_steps
         training, validation = seconds_per_step * (self._steps - self.done), self._validation_seconds or 0.0
-        epoch = f"{_clock(training)} + {_clock(validation) if self._validation_seconds is not None else '?'} validation"
+        epoch = f"{_clock(training)} + {'?' if self._validation_seconds is None else _clock(validation)} validation"
         later = self._later_epochs * (seconds_per_step * self._steps + validation)
         return epoch, _clock(training + validation + later)
 
     def _short_status(self) -> str:
+        losses = describe_losses(self.losses, 3)
+        if not self._timed_steps:
+            return losses
         epoch, stage = self._times_left()
-        return f"{self.samples_per_second:,.0f}/s {describe_losses(self.losses, 3)} left {epoch} of {stage}"
+        return f"{self.samples_per_second:,.0f}/s {losses} left {epoch} of {stage}"
 
     def _status(self) -> str:
+        losses = describe_losses(self.losses)
+        if not self._timed_steps:
+            return losses
         epoch, stage = self._times_left()
-        return (f"{self.samples_per_second:,.0f} samples/s  {describe_losses(self.losses)}  "
-                f"left {epoch}, at most {stage} of the stage")
+        return f"{self.samples_per_second:,.0f} samples/s  {losses}  left {epoch}, at most {stage} of the stage"
 
     @contextmanager
     def _bar(self) -> Iterator[Callable[[], None]]:
