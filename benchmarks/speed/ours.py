@@ -1,15 +1,16 @@
 """Our two stages as `trainer.loop` runs them, and their input alone."""
 
 import argparse
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable
+from functools import partial
+from itertools import chain, count, islice
 
 import tensorflow as tf
 
 from benchmarks.speed.network import CROSS_LAYERS, DIM, GRADIENT_NORM, HIDDEN_UNITS, LEARNING_RATE
 from trainer.config import Config, StageConfig, load_config
-from trainer.input import Batch, DataFolder, TrainingSplit
-from trainer.loop import CompiledStep
+from trainer.distribute import Distribution
+from trainer.input import DataFolder, TrainingSplit
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer, set_learning_rate
 
@@ -34,13 +35,8 @@ def _assignments(options: argparse.Namespace) -> list[str]:
     return found
 
 
-def _split(data: DataFolder, config: Config) -> TrainingSplit:
-    return TrainingSplit(data, config.finetune.batch_size, config.seed, config.input.window_rows)
-
-
-def _endless(split: TrainingSplit) -> Iterator[Batch]:
-    for epoch in count():
-        yield from split.iterate(split.epoch(epoch))
+def _split(data: DataFolder, config: Config, batch_size: int, worker: int = 0, workers: int = 1) -> TrainingSplit:
+    return TrainingSplit(data, batch_size, config.seed, config.input.window_rows, worker, workers)
 
 
 def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], dict]:
@@ -48,26 +44,25 @@ def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], d
     tf.keras.utils.set_random_seed(config.seed)
     model = DGenCTR(data.schema, config, stage, data.frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, settings.learning_rate, settings.table_decay)
-    train_step = CompiledStep(model)
-    batches = _endless(_split(data, config))
-    done = 0
+    steps = Distribution().steps(model.train_step, partial(_split, data, config), settings.batch_size)
 
-    def run(steps: int) -> dict:
-        nonlocal done
-        for _ in range(steps):
-            batch = next(batches)
-            batch["seed"] = tf.constant([config.seed, done])
-            set_learning_rate(model.optimizer, settings.learning_rate)
-            parts = train_step(batch)
-            done += 1
-        return {"steps": steps, "loss": parts["loss"]}
+    def inputs(epoch: int, epoch_step: int) -> dict[str, tf.Tensor]:
+        set_learning_rate(model.optimizer, settings.learning_rate)
+        return {"seed": tf.constant([config.seed, epoch * steps.per_epoch + epoch_step])}
+
+    taken = chain.from_iterable(steps.run(epoch, 0, partial(inputs, epoch), lambda: False) for epoch in count())
+
+    def run(number: int) -> dict:
+        for parts in islice(taken, number):
+            loss = parts["loss"]
+        return {"steps": number, "loss": loss}
 
     return run
 
 
 def _reading(data: DataFolder, config: Config) -> Callable[[int], dict]:
     """Whole passes over the split, as many as hold at least the steps that are asked for."""
-    split = _split(data, config)
+    split = _split(data, config, config.finetune.batch_size)
     epochs = count()
 
     def run(steps: int) -> dict:
