@@ -39,7 +39,7 @@ def test_rows_of_a_grown_and_reordered_vocabulary_come_from_the_rows_of_their_va
     assert rows.left == 1 and rows.left_values == ("d",) and rows.new == 2
 
 
-def test_values_that_stay_among_others_that_move_are_found():
+def test_values_behind_a_common_beginning_are_looked_up():
     rows = categorical_sources(vocabulary("a", "b", "c", "d", "e"), vocabulary("a", "c", "b", "d", "x", "y"))
     assert rows.source.tolist() == [0, 1, 2, 4, 3, 5, NEW, NEW]
     assert rows.left == 1 and rows.left_values == ("e",)

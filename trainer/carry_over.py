@@ -61,18 +61,17 @@ class RowSources:
 def categorical_sources(earlier: pa.LargeBinaryArray, now: pa.LargeBinaryArray) -> RowSources:
     """Matches two vocabularies, each in the order of its rows from 2 on (see `read_vocabulary`).
 
-    Only values that have moved are looked up: a vocabulary that has merely grown costs a comparison.
+    Only values behind the common beginning are looked up: a vocabulary that has merely grown costs a comparison.
     """
     both = min(len(earlier), len(now))
-    stayed = pc.equal(earlier.slice(0, both), now.slice(0, both)).to_numpy(zero_copy_only=False)
-    moved = np.flatnonzero(~stayed)
-    wanted = np.concatenate([moved, np.arange(both, len(now))])
-    offered = np.concatenate([moved, np.arange(both, len(earlier))])
-    found = pc.fill_null(pc.index_in(now.take(pa.array(wanted)), value_set=earlier.take(pa.array(offered))), NEW).to_numpy()
-
-    source = np.arange(len(now) + SPECIAL_ROWS)
-    source[wanted + SPECIAL_ROWS] = np.where(found == NEW, NEW, offered[found] + SPECIAL_ROWS) if len(offered) else NEW
-    left = np.setdiff1d(offered, offered[found[found != NEW]])
+    differs = pc.not_equal(earlier.slice(0, both), now.slice(0, both)).to_numpy(zero_copy_only=False)
+    common = int(np.argmax(differs)) if differs.any() else both
+    places = pc.index_in(now.slice(common), value_set=earlier.slice(common))
+    source = np.arange(SPECIAL_ROWS + len(now))
+    source[SPECIAL_ROWS + common:] = pc.fill_null(pc.add(places, SPECIAL_ROWS + common), NEW)
+    gone = np.ones(SPECIAL_ROWS + len(earlier), bool)
+    gone[source[source != NEW]] = False
+    left = np.flatnonzero(gone) - SPECIAL_ROWS
     shown = earlier.take(pa.array(left[:LEFT_SHOWN])).to_pylist()
     return RowSources(source, len(left), tuple(value.decode().rstrip("\n") for value in shown))
 
