@@ -260,7 +260,7 @@ def refusal(prediction: Prediction, config: Config, schema: Schema, rows: Mappin
 
 
 def require_memory(stage: str, config: Config, schema: Schema, rows: Mapping[str, int], resumed: bool = False) -> None:
-    """Prints the prediction for a stage.
+    """Prints the prediction for a stage, and a warning where only continuing it later would be over the limit.
 
     Raises:
       UserError: it is over the limit; with what would make it fit.
@@ -269,3 +269,7 @@ def require_memory(stage: str, config: Config, schema: Schema, rows: Mapping[str
     prediction.print(limit)
     if prediction.peak > limit:
         raise UserError(refusal(prediction, config, schema, rows, limit))
+    later = predict(stage, config, schema, rows, resumed=True).peak
+    if later > limit:
+        print(f"{stage}: continuing this run after a stop would take {later / 1e9:.2f} GB, as reading a checkpoint holds the "
+              "moments twice, and that is over the limit")
