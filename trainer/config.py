@@ -132,8 +132,24 @@ class InputConfig(_Section):
     corrupt_records: float = Setting(0.0, ge=0, lt=1)
 
 
+class RuntimeConfig(_Section):
+    """How TensorFlow computes training steps; evaluation and the exported model are always float32, without XLA.
+
+    Attributes:
+      matmul: "bfloat16" multiplies matrices in bfloat16 and adds up in float32; variables stay float32. About a third less
+        time on a CPU with AVX512_BF16 or AMX (docs/performance.md), more on any other.
+      xla: compiles the backbone by XLA. Slower on CPUs (docs/performance.md).
+      deterministic: two runs with one seed are equal bit by bit. CPUs pay nothing for it; on a GPU it selects TensorFlow's
+        deterministic kernels, some of which are slower.
+    """
+
+    matmul: Literal["float32", "bfloat16"] = "float32"
+    xla: bool = False
+    deterministic: bool = True
+
+
 class Config(_Section):
-    """A run: seed, network, corruption, the two stages, input."""
+    """A run: seed, network, corruption, the two stages, input, computation."""
 
     seed: int = Setting(1, ge=0, lt=2**31)
     checkpoint_minutes: float = Setting(10.0, gt=0, description="A checkpoint inside an epoch is written after so long.")
@@ -142,6 +158,7 @@ class Config(_Section):
     pretrain: PretrainConfig = PretrainConfig()
     finetune: FinetuneConfig = FinetuneConfig()
     input: InputConfig = InputConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
     memory_limit_gb: float | None = Setting(
         None, gt=0, description="A stage that would take more memory is refused; by default, what the machine or container has left.")
 

@@ -1,0 +1,63 @@
+"""How steps are computed: precision and XLA change digits, not the model; evaluation stays float32."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from data_folders import tiny_schema
+
+from trainer.config import RuntimeConfig, load_config
+from trainer.model import DGenCTR
+from trainer.optimizers import build_optimizer
+from trainer.runtime import BFLOAT16_MATMUL, require_determinism, training_precision
+
+
+def matmul_option() -> bool:
+    return tf.config.optimizer.get_experimental_options().get(BFLOAT16_MATMUL, False)
+
+
+def test_bfloat16_is_chosen_inside_and_float32_outside():
+    with training_precision(RuntimeConfig(matmul="bfloat16")):
+        assert matmul_option()
+    assert not matmul_option()
+
+
+def test_float32_is_restored_after_an_error():
+    with pytest.raises(KeyError), training_precision(RuntimeConfig(matmul="bfloat16")):
+        raise KeyError
+    assert not matmul_option()
+
+
+def test_a_product_is_rounded_inside_only():
+    # bfloat16 has 8 significant bits: 1 + 2^-10 is rounded to 1, and so is every product with it.
+    product = tf.function(lambda a, b: tf.matmul(a, b))
+    a, b = tf.fill((64, 64), 1.0 + 2.0**-10), tf.eye(64)
+    assert product(a, b).numpy().max() == 1.0 + 2.0**-10
+    with training_precision(RuntimeConfig(matmul="bfloat16")):
+        inside = product(a, b).numpy().max()
+    assert inside in (1.0, 1.0 + 2.0**-10)  # processors without bfloat16 instructions stay with float32
+    assert product(a, b).numpy().max() == 1.0 + 2.0**-10
+
+
+@pytest.mark.parametrize("gpus", [[], ["one"]])
+def test_deterministic_kernels_are_selected_where_there_is_a_choice(monkeypatch, gpus):
+    selected = []
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: gpus)
+    monkeypatch.setattr(tf.config.experimental, "enable_op_determinism", lambda: selected.append(True))
+    require_determinism(RuntimeConfig(deterministic=False))
+    assert not selected
+    require_determinism(RuntimeConfig())
+    assert len(selected) == len(gpus)
+
+
+@pytest.mark.parametrize("backbone", ["dcn", "hstu"])
+def test_xla_computes_the_same_step(backbone):  # but for dropout, as XLA draws other bits from a seed
+    def step(*assignments):
+        tf.keras.utils.set_random_seed(1)
+        config = load_config(None, [f"model.backbone={backbone}", "model.dcn.hidden_units=[8]", "finetune.dropout=0", *assignments])
+        model = DGenCTR(tiny_schema(), config)
+        model.optimizer = build_optimizer(model, 0.01, table_decay=0.0)
+        batch = {"ids": tf.constant([[2, 3, 4], [5, 1, 0], [0, 0, 1]]), "label": tf.constant([1.0, 0.0, 1.0]),
+                 "seed": tf.constant([1, 0])}
+        return [float(tf.function(model.train_step)(batch)["loss"]) for _ in range(3)]
+
+    np.testing.assert_allclose(step("runtime.xla=true"), step(), rtol=1e-3)
