@@ -292,6 +292,14 @@ def test_a_file_that_is_cut_while_training_runs_is_named(tmp_path):
         damaged(folder.path).write_bytes(content)
 
 
+def test_a_file_that_is_cut_while_an_evaluation_runs_is_named(tmp_path):
+    folder = write_folder(tmp_path / "data")
+    split = EvaluationSplit(folder, "valid", window_rows=10)
+    path = damaged(folder.path, "valid", 1)
+    truncate(path, path.stat().st_size // 2)
+    assert "it ends after 5 records, where manifest.json says 10" in message_of(lambda: flat(split.batches(30)))
+
+
 def test_another_size_without_damage_is_named(tmp_path):
     folder = write_folder(tmp_path / "data")
     folder.manifest["splits"]["train"]["files"][1]["bytes"] += 1
@@ -316,6 +324,7 @@ def test_sound_records_of_damaged_files_are_kept_within_the_budget(tmp_path, cap
     truncate(damaged(folder.path, part=1), 8 * size + 7)  # of ten records, numbers 30 to 39
     split = split_of(folder, window_rows, batch_size=12, corrupt_records=0.04)
     assert capsys.readouterr().out.splitlines() == [
+        "train: checking every record of 4 files",
         f"{damaged(folder.path, part=0)}: 2 of 30 records are damaged and left out",
         f"{damaged(folder.path, part=1)}: 2 of 10 records are damaged and left out"]
     assert split.steps == 8

@@ -100,7 +100,7 @@ def naming_damage(files: Sequence[RecordFile]) -> Iterator[None]:
 def verified(files: Sequence[RecordFile], allowed_share: float, split: str) -> list[RecordFile]:
     """Reads every file and returns those with sound records, `rows` being their number.
 
-    Prints each damaged file.
+    Prints that it does so, and each damaged file.
 
     Args:
       files: all files of a split.
@@ -110,6 +110,7 @@ def verified(files: Sequence[RecordFile], allowed_share: float, split: str) -> l
     Raises:
       UserError: more records are damaged, with the worst files; or a file holds more records than were written.
     """
+    print(f"{split}: checking every record of {len(files):,} files", flush=True)
     found = [_verify(file) for file in files]
     lost = {file.path: (file.rows - sound.rows, file.rows) for file, sound in zip(files, found, strict=True) if sound.damaged}
     worst = sorted(lost.items(), key=lambda item: -item[1][0])
@@ -184,7 +185,8 @@ def _walk(content: mmap.mmap | bytes) -> Iterator[_Record]:
         length = _length_at(content, offset)
         if length is None:
             end = _next_length(content, offset + 1)
-            yield _Record(offset, end, None, _CUT_OFF if size - offset < _HEADER.size else "the checksum of its length does not match")
+            reason = _CUT_OFF if size - offset < _HEADER.size else "the checksum of its length does not match"
+            yield _Record(offset, end, None, reason)
         elif (end := offset + _HEADER.size + length + _CHECKSUM.size) > size:
             yield _Record(offset, size, None, _CUT_OFF)
             return

@@ -62,6 +62,11 @@ class DataFolder:
     def rows(self, split: str) -> int:
         return self.manifest["splits"][split]["rows"]
 
+    @property
+    def split_rows(self) -> dict[str, int]:
+        """Rows of every split."""
+        return {split: self.rows(split) for split in SPLITS}
+
     def files(self, split: str) -> list[RecordFile]:
         """The split's files that have rows."""
         return [RecordFile(str(self.path / entry["path"]), entry["rows"], entry.get("bytes"))
@@ -109,7 +114,8 @@ def _parse_with(schema: Schema):
 
 def require_rows(folder: DataFolder, split: str) -> None:
     if not folder.rows(split):
-        raise UserError(f"data folder {folder.path}: split {split!r} has no rows; change `split` in the schema and preprocess again")
+        raise UserError(f"data folder {folder.path}: split {split!r} has no rows; change `split` in the schema and preprocess "
+                        "again")
 
 
 def _decoded(files: Sequence[RecordFile], schema: Schema, first_row: int = 0) -> tf.data.Dataset:
@@ -310,4 +316,9 @@ class EvaluationSplit(_Split):
             rows = tf.data.Dataset.from_tensors(self._resident).with_options(_UNCOPIED)
         else:
             rows = _decoded(self._files, self._schema)
-        return self.iterate(rows.rebatch(batch_size).prefetch(tf.data.AUTOTUNE))
+        read = 0
+        for batch in self.iterate(rows.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)):
+            read += len(batch["label"])
+            yield batch
+        if read != self.rows:
+            name_damage(self._files)
