@@ -397,8 +397,6 @@ class Synchronous(Distribution):
 
     is_single = False
 
-    is_single = False
-
     def __init__(self, strategy: tf.distribute.Strategy, worker: int = 0, workers: int = 1, is_chief: bool = True):
         self._strategy = strategy
         self._worker = worker
@@ -456,8 +454,6 @@ class Synchronous(Distribution):
 
 class ParameterServers(Distribution):
     """The chief of a cluster with parameter servers."""
-
-    is_single = False
 
     is_single = False
 

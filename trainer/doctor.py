@@ -9,7 +9,6 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
-import os
 import platform
 import re
 import shlex
@@ -438,6 +437,7 @@ def check_same_settings(patient: Patient) -> str:
     """Whether a stage that has begun would go on with the same settings."""
     from trainer.checkpoints import StageCheckpoints, differences
 
+    begun = []
     for stage in ("pretrain", "finetune"):
         checkpoints = StageCheckpoints(patient.existing_model_dir, stage)
         if not checkpoints.last():
@@ -445,7 +445,10 @@ def check_same_settings(patient: Patient) -> str:
         if changed := differences(checkpoints.config(), patient.config, stage):
             raise UserError(f"{checkpoints.stage_dir} was trained with other settings ({'; '.join(changed)}): give them with "
                             f"`--config {checkpoints.stage_dir / 'config.yaml'}`, or another --model_dir")
-    return "the stages that have begun have the same"
+        begun.append(stage)
+    if not begun:
+        raise Inapplicable("nothing has been trained yet")
+    return f"{' and '.join(begun)} would go on"
 
 
 def check_start(patient: Patient) -> str:
@@ -464,9 +467,11 @@ def check_start(patient: Patient) -> str:
 
 @dataclass(frozen=True)
 class Check:
+    """A line of the diagnosis: its name, its function, and the checks that must have passed before it makes sense."""
+
     name: str
     function: Callable[[Patient], str]
-    needs_tensorflow: bool = False
+    needs: tuple[str, ...] = ()
 
 
 CHECKS = (
@@ -474,33 +479,29 @@ CHECKS = (
     Check("processor", check_processor),
     Check("packages", check_packages),
     Check("keras", check_keras),
-    Check("tensorflow", check_tensorflow, needs_tensorflow=True),
-    Check("cluster", check_cluster, needs_tensorflow=True),
+    Check("tensorflow", check_tensorflow, needs=("processor", "keras")),
+    Check("cluster", check_cluster, needs=("tensorflow",)),
     Check("serving port", check_port),
     Check("settings", check_settings),
     Check("data: schema", check_schema),
     Check("data: rows", check_rows),
     Check("data: files", check_files),
-    Check("memory", check_memory, needs_tensorflow=True),
-    Check("disk", check_disk, needs_tensorflow=True),
+    Check("memory", check_memory, needs=("tensorflow", "settings", "data: schema", "data: rows")),
+    Check("disk", check_disk, needs=("tensorflow", "settings", "data: schema")),
     Check("model folder", check_model_folder),
-    Check("checkpoints", check_checkpoints, needs_tensorflow=True),
-    Check("same settings", check_same_settings, needs_tensorflow=True),
-    Check("fine-tuning", check_start, needs_tensorflow=True),
+    Check("checkpoints", check_checkpoints, needs=("tensorflow", "model folder")),
+    Check("same settings", check_same_settings, needs=("tensorflow", "settings", "model folder")),
+    Check("fine-tuning", check_start, needs=("tensorflow", "model folder")),
 )
-REQUIRED_BY_TENSORFLOW = ("processor", "keras", "tensorflow")
 
 
 def diagnose(patient: Patient) -> Iterator[Finding]:
-    """Runs every check, also after one has failed; without a sound TensorFlow those that need it are skipped."""
-    broken = None
+    """Runs every check, also after one has failed, apart from those that need what has failed."""
+    statuses: dict[str, str] = {}
     for check in CHECKS:
-        if broken and check.needs_tensorflow:
-            yield Finding("skip", check.name, f"needs {broken}")
-            continue
-        finding = _examine(check, patient)
-        if finding.status == "fail" and check.name in REQUIRED_BY_TENSORFLOW:
-            broken = check.name
+        lacking = [name for name in check.needs if statuses[name] in ("fail", "skip")]
+        finding = Finding("skip", check.name, f"needs {lacking[0]}") if lacking else _examine(check, patient)
+        statuses[check.name] = finding.status
         yield finding
 
 
@@ -525,5 +526,5 @@ def examine(patient: Patient) -> int:
     for finding in diagnose(patient):
         print(finding, flush=True)
         findings.append(finding.status)
-    print(f"doctor: {findings.count('fail')} failed, {findings.count('warn')} warnings, {findings.count('ok')} ok")
+    print(f"doctor: {findings.count('fail')} failed, {findings.count('warn')} warned, {findings.count('ok')} ok")
     return int("fail" in findings)

@@ -36,6 +36,7 @@ from trainer.events import EventLog
 from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
+from trainer.memory import require_memory
 from trainer.model import LABEL, DGenCTR, Stage
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
@@ -107,6 +108,8 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     origin = earlier.origin if earlier else RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
     last = checkpoints.resume_point()
     changed = _require_same_run(checkpoints, last, config, data, origin, allow_changes) if last else []
+    if distribution.is_single:
+        require_memory(stage, config, data.schema, data.split_rows, resumed=last is not None)
 
     # Model and optimizer.
     tf.keras.utils.set_random_seed(config.seed)
