@@ -301,7 +301,7 @@ class _Run:
         seconds = self._state.seconds
         seconds["start-up"] = seconds.get("start-up", 0.0) + time.monotonic() - self._began
         if self._distribution.is_chief:
-            self._events = EventLog(self._checkpoints.stage_dir / "tensorboard", first_step=self._state.step + 1)
+            self._events = EventLog(self._checkpoints.stage_dir / "tensorboard", first_step=self._first_step_not_recorded())
         try:
             while not _finished(self._stage_config, self._state):
                 self._epoch()
@@ -324,9 +324,10 @@ class _Run:
         self._validation_seconds = time.monotonic() - start
         with self._interruption.held():
             improved = self._finish_epoch(valid)
-            self._save()
             if self._distribution.is_chief:
                 self._record_epoch(valid)
+            self._save()
+            if self._distribution.is_chief:
                 self._print_epoch(improved, progress.samples_per_second)
 
     def _validate(self) -> dict[str, float | int | None]:
@@ -414,6 +415,8 @@ class _Run:
         return improved
 
     def _save(self) -> None:
+        if self._events:
+            self._events.flush()
         if self._distribution.is_chief:
             with timed(self._state.seconds, "checkpoints"):
                 self._checkpoints.save(self._model, self._model.optimizer, self._state, self._config)
@@ -428,6 +431,10 @@ class _Run:
             return "no step was finished, so nothing is saved"
         return f"saved as {self._checkpoints.folder / self._saved}, where the same command continues"
 
+    def _first_step_not_recorded(self) -> int:
+        """For TensorBoard. A validation that is still to come may have been recorded, at its epoch's last step, by a killed run."""
+        return self._state.step + (self._state.epoch_step < self._steps.per_epoch)
+
     def _record_step(self, parts: Mapping[str, float], samples_per_second: float) -> None:
         values = {**parts, "learning_rate": self._state.learning_rate}
         if samples_per_second:
@@ -441,7 +448,6 @@ class _Run:
         values["norm/table"] = float(tf.linalg.global_norm(table))
         values["norm/dense"] = float(tf.linalg.global_norm(dense))
         self._events.scalars(self._state.step, values)
-        self._events.flush()
 
     def _print_epoch(self, improved: bool, samples_per_second: float) -> None:
         record = self._state.history[-1]
