@@ -1,6 +1,7 @@
 """The speed benchmark: its log, its figures by hand, and a tiny run of it."""
 
 import argparse
+import copy
 import json
 import sys
 
@@ -141,7 +142,7 @@ def test_ratios_compare_turns_of_one_round():
 
 
 def test_a_row_has_throughput_time_memory_ratio_and_floor():
-    result = record("100k", 100_000, *ROUNDS)
+    result = record("100k", 100_000, *copy.deepcopy(ROUNDS))
     result["rounds"][0]["floor"] = {"float32_flops": 1e11, "bfloat16_flops": 2e11, "bytes_per_second": 1e10}
     ours_, keras, _ = table_rows(result)
     # 4096 rows in 100 ms; products of 4 GFLOP at 100 GFLOP/s take 40 ms.
@@ -150,9 +151,12 @@ def test_a_row_has_throughput_time_memory_ratio_and_floor():
 
 
 def test_aims_are_judged_by_the_median():
-    result = record("100k", 100_000, *ROUNDS)
+    result = record("100k", 100_000, *copy.deepcopy(ROUNDS))
+    for answers_ in result["rounds"]:
+        answers_["keras"]["cpu_seconds"] *= 2
     verdicts = {aim.key + aim.base: judge(result, aim)[2:] for aim in aims_of(result)}
-    assert verdicts == {"pretrainfinetune": ("0.33 [0.33, 0.50]", "NOT reached"), "finetunekeras": ("1.40 [1.20, 1.50]", "reached")}
+    assert verdicts == {"pretrainfinetune": ("0.33 [0.33, 0.50]", "0.33", "NOT reached"),
+                        "finetunekeras": ("1.40 [1.20, 1.50]", "2.80", "reached")}
     (aim,) = [aim for aim in aims_of(record("10m", 10_000_000, *ROUNDS)) if aim.base == "keras"]
     assert aim.bound == 10
 
@@ -162,7 +166,7 @@ def test_growth_is_a_cost(large, verdict):
     result = record(GROWTH, 10_000_000, answers(**{"finetune-100k": 100, "finetune-10m": large}))
     (aim,) = aims_of(result)
     assert judge(result, aim) == (GROWTH, "finetune-10m costs at most 1.2 times finetune-100k",
-                                  f"{large / 100:.2f} [{large / 100:.2f}, {large / 100:.2f}]", verdict)
+                                  f"{large / 100:.2f} [{large / 100:.2f}, {large / 100:.2f}]", f"{large / 100:.2f}", verdict)
 
 
 def test_values_are_read_and_written_short():
