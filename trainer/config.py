@@ -102,7 +102,7 @@ class StageConfig(_Section):
     learning_rate_schedule: Literal["cosine", "plateau"] = "cosine"
     learning_rate_factor: float = Setting(0.1, gt=0, le=1)
     patience: int = Setting(4, ge=1)
-    new_rows: Literal["mask", "unknown"] = "unknown"
+    new_rows: Literal["mask", "unknown"] = "mask"
 
 
 class PretrainConfig(StageConfig):
