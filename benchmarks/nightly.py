@@ -19,6 +19,7 @@ values; buckets stay.
 import argparse
 import json
 import logging
+import shlex
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stdout
@@ -289,6 +290,14 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _settings_of(arguments: argparse.Namespace) -> list[str]:
+    """The flags that a reader needs in order to repeat the run."""
+    numbers = ("seeds", "days", "rows_per_day", "users", "items", "launched_share", "click_rate")
+    changed = [name for name in numbers if getattr(arguments, name) != build_parser().get_default(name)]
+    flags = [text for name in changed for text in (f"--{name}", str(getattr(arguments, name)))]
+    return flags + [text for assignment in arguments.assignments for text in ("--set", assignment)]
+
+
 def run(argv: Sequence[str]) -> None:
     arguments = build_parser().parse_args(argv)
     if arguments.work_dir.exists():
@@ -308,7 +317,8 @@ def run(argv: Sequence[str]) -> None:
         f"{arguments.click_rate:.0%}; AUC on the day after the new day, mean +- sample standard deviation over "
         f"{arguments.seeds} seeds; seconds of training with start-up. The arms are described by "
         "`python -m benchmarks.nightly --help`.")
-    write_results(rows, " ".join(["python -m benchmarks.nightly", *argv]), description, arguments.output)
+    command = shlex.join(["python", "-m", "benchmarks.nightly", *_settings_of(arguments)])
+    write_results(rows, command, description, arguments.output)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
