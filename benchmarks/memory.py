@@ -62,6 +62,7 @@ class Case:
 FIELDS = (1000,) * 39
 CASES = (
     Case("small everything", "finetune", (100,) * 8, 50_000),
+    Case("small everything, pre-training", "pretrain", (100,) * 8, 50_000),
     Case("large batch", "finetune", FIELDS, 200_000, ("finetune.batch_size=32768",)),
     Case("large batch, pre-training", "pretrain", (100,) * 39, 100_000, ("pretrain.batch_size=16384",)),
     Case("table of 10 million rows", "finetune", (*FIELDS[:9], 10_000_000 - 9000), 50_000),
