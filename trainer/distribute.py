@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ TF_CONFIG = "TF_CONFIG"
 ROLES = ("chief", "worker", "ps")
 STEPS_IN_FLIGHT_PER_WORKER = 2
 STOPPING = "stopping"
+SECONDS_TO_LEAVE = 1.0  # so that what the others still fetch from this process reaches them
 LOST_CONTACT = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 Batch = dict[str, tf.Tensor]
@@ -72,6 +74,11 @@ def is_synchronous() -> bool:
 def shards(variable: tf.Variable) -> list[tf.Variable]:
     """The variables that a logical variable consists of: its parts on the servers, or itself."""
     return list(variable.variables) if isinstance(variable, tf.__internal__.distribute.ShardedVariable) else [variable]
+
+
+def own_name(variable: tf.Variable) -> str:
+    """The name its layer gave to a logical variable."""
+    return shards(variable)[0].name.removesuffix(":0").removesuffix("/part_0").split("/")[-1]
 
 
 def joined(parts: list[tf.Variable]) -> tf.Variable:
@@ -383,6 +390,9 @@ class Distribution:
     def wait_for_all(self) -> None:
         """Returns when every process has come here."""
 
+    def leave(self) -> None:
+        """Ends the part of this process in the cluster, when all is done."""
+
     def require_same_start(self, step: int, run: str) -> None:
         """Refuses to train where processes continue from different steps, or with different settings or data.
 
@@ -436,6 +446,11 @@ class Synchronous(Distribution):
 
     def wait_for_all(self) -> None:
         self.chief_value(0.0)
+
+    def leave(self) -> None:
+        with contextlib.suppress(ClusterLost):  # a task that is gone has done its work: the chief leaves last
+            self.wait_for_all()
+            time.sleep(SECONDS_TO_LEAVE)
 
     def require_same_start(self, step: int, run: str) -> None:
         fingerprint = int.from_bytes(hashlib.sha256(run.encode()).digest()[:7], "big")

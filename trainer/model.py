@@ -12,7 +12,7 @@ from trainer.backbones import build_backbone
 from trainer.config import Config
 from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, log_shares, sampled_cross_entropy
-from trainer.distribute import average_over_replicas, replica_seed
+from trainer.distribute import average_over_replicas, own_name, replica_seed
 from trainer.embedding import SharedEmbedding
 from trainer.optimizers import scaled_to_norm
 from trainer.scoring import FieldScoring, LabelScoring
@@ -80,7 +80,7 @@ class DGenCTR(tfrs.Model):
     def named_variables(self) -> dict[str, tf.Variable]:
         """Every variable under a name that is the same in both stages and in every process."""
         return {
-            f"{part.name}:{number:02d}:{variable.name.split('/')[-1].removesuffix(':0')}": variable
+            f"{part.name}:{number:02d}:{own_name(variable)}": variable
             for part in self.parts
             for number, variable in enumerate(part.whole_variables if part is self.embedding else part.weights)
         }

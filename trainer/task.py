@@ -172,7 +172,7 @@ def run(argv: Sequence[str]) -> int | None:
             if stage in TRAINING or distribution.is_chief:
                 run_stage(stage, arguments, config, began, distribution)
             began = time.monotonic()
-        distribution.wait_for_all()
+        distribution.leave()
     return None
 
 
