@@ -158,12 +158,12 @@ def test_a_signal_saves_after_the_step_and_ends(runs, data, tmp_path, monkeypatc
         after_step(patch, 6, lambda: os.kill(os.getpid(), number))
         with pytest.raises(SystemExit) as stopped:
             call("pretrain", data, model)
-    saved = model / "pretrain" / "checkpoints" / "epoch-0001-step-00000007"
+    saved = model / "pretrain" / "checkpoints" / "epoch-0001-step-00000006"
     assert stopped.value.code == code
     assert f"pretrain: stopped by {signal.Signals(number).name}; saved as {saved}, where the same command" in capsys.readouterr().out
     assert damage(saved) is None and signal.getsignal(number) is not loop.Interruption.receive
     assert call("pretrain", data, model) == 0
-    assert f"continuing after epoch 1 and 3 steps from {saved}" in capsys.readouterr().out
+    assert f"continuing after epoch 1 and 2 steps from {saved}" in capsys.readouterr().out
     assert_equal_runs(runs[0], model, ["pretrain"])
 
 

@@ -113,9 +113,9 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
 
     # Model and optimizer.
     tf.keras.utils.set_random_seed(config.seed)
+    tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
     model = DGenCTR(data.schema, config, stage, data.frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, stage_config.learning_rate, stage_config.table_decay)
-    tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
 
     # What to start from, in this order:
     # 1. the stage's own last undamaged checkpoint: continue;
