@@ -230,6 +230,15 @@ def test_a_process_that_is_not_the_chief_leaves_the_model_folder_alone(data, tmp
     assert not (tmp_path / "model").exists()
 
 
+def test_rows_are_carried_over_in_one_process(clusters, data, tmp_path):
+    class Several(Distribution):
+        is_single = False
+
+    config = load_config(None, local_settings(clusters, "killed"))
+    with pytest.raises(UserError, match="carries rows over in one process: start without TF_CONFIG"):
+        train("finetune", config, data, tmp_path / "model", init_from=clusters / "killed", distribution=Several())
+
+
 def test_two_workers_pretrain_as_well_as_one_process(clusters, data, tmp_path):
     """The same rows and masks of the same law, but other draws: an epoch's loss, the mean over 1,024 samples and their
     masks, differed by 1 to 7 percent between seeds of one process, so it is held to 10."""

@@ -131,6 +131,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         _warn_of_a_damaged_best(checkpoints, last)
     else:
         if earlier:
+            _require_one_process(distribution, init_from)
             carry_over(model, earlier, config, data)
         elif origin == RANDOM:
             print(f"{stage}: starting from random parameters")
@@ -156,6 +157,12 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
                            "which continues from the last one"):
         _write_run_files(checkpoints, config, data, model_dir)
         run.run()
+
+
+def _require_one_process(distribution: Distribution, init_from: str | Path) -> None:
+    if not distribution.is_single:
+        raise UserError(f"--init_from {init_from} carries rows over in one process: start without TF_CONFIG and --devices, stop it by "
+                        "Ctrl-C after the first step, which saves a checkpoint, and continue with the same command in the cluster")
 
 
 def _place(state: TrainingState) -> str:
