@@ -8,7 +8,7 @@ from data_folders import tiny_schema
 from trainer.config import RuntimeConfig, load_config
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
-from trainer.runtime import BFLOAT16_MATMUL, require_determinism, training_precision
+from trainer.runtime import BFLOAT16_MATMUL, multiplies_bfloat16, require_determinism, resolved, training_precision
 
 
 def matmul_option() -> bool:
@@ -36,6 +36,21 @@ def test_a_product_is_rounded_inside_only():
         inside = product(a, b).numpy().max()
     assert inside in (1.0, 1.0 + 2.0**-10)  # processors without bfloat16 instructions stay with float32
     assert product(a, b).numpy().max() == 1.0 + 2.0**-10
+
+
+@pytest.mark.parametrize(("flags", "native"), [("fpu avx2", False), ("fpu avx512_bf16 avx2", True), ("amx_bf16", True)])
+def test_the_processor_tells_whether_it_multiplies_bfloat16(tmp_path, flags, native):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor : 0\nflags\t\t: {flags}\nbugs : none\n")
+    assert multiplies_bfloat16(info) == native
+    assert not multiplies_bfloat16(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(("native", "matmul"), [(True, "bfloat16"), (False, "float32")])
+def test_auto_is_replaced_by_what_suits_the_processor(monkeypatch, native, matmul):
+    monkeypatch.setattr("trainer.runtime.multiplies_bfloat16", lambda: native)
+    assert resolved(load_config()).runtime.matmul == matmul
+    assert resolved(load_config(None, ["runtime.matmul=float32"])).runtime.matmul == "float32"
 
 
 @pytest.mark.parametrize("gpus", [[], ["one"]])

@@ -144,8 +144,11 @@ def test_ratios_compare_turns_of_one_round():
 def test_a_row_has_throughput_time_memory_ratio_and_floor():
     result = record("100k", 100_000, *copy.deepcopy(ROUNDS))
     result["rounds"][0]["floor"] = {"float32_flops": 1e11, "bfloat16_flops": 2e11, "bytes_per_second": 1e10}
-    ours_, keras, _ = table_rows(result)
-    # 4096 rows in 100 ms; products of 4 GFLOP at 100 GFLOP/s take 40 ms.
+    result["rounds"][0]["finetune"]["matmul"] = "float32"
+    result["rounds"][0]["pretrain"]["matmul"] = "bfloat16"
+    ours_, keras, pretraining = table_rows(result)
+    # 4096 rows in 100 ms; products of 4 GFLOP at 100 GFLOP/s take 40 ms, and of 8 GFLOP at 200 as long.
+    assert pretraining[-1] == "40 ms, 13% of the step"
     assert ours_[1:] == ("40,960", "100.0 [100.0, 200.0]", "200.0", "2.00", "1.00 [1.00, 1.00]", "40 ms, 40% of the step")
     assert keras[1] == "29,257" and keras[5:] == ("0.71 [0.67, 0.83]", "")
 

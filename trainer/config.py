@@ -136,14 +136,15 @@ class RuntimeConfig(_Section):
     """How TensorFlow computes training steps; evaluation and the exported model are always float32, without XLA.
 
     Attributes:
-      matmul: "bfloat16" multiplies matrices in bfloat16 and adds up in float32; variables stay float32. About a third less
-        time on a CPU with AVX512_BF16 or AMX (docs/performance.md), more on any other.
+      matmul: "bfloat16" multiplies matrices in bfloat16 and adds up in float32; variables stay float32. A third less time
+        where the processor has instructions for it (AVX512_BF16 or AMX), more time elsewhere. "auto" chooses by the
+        processor when a run begins, and the run's configuration says what was chosen.
       xla: compiles the backbone by XLA. Slower on CPUs (docs/performance.md).
       deterministic: two runs with one seed are equal bit by bit. CPUs pay nothing for it; on a GPU it selects TensorFlow's
         deterministic kernels, some of which are slower.
     """
 
-    matmul: Literal["float32", "bfloat16"] = "float32"
+    matmul: Literal["auto", "float32", "bfloat16"] = "auto"
     xla: bool = False
     deterministic: bool = True
 

@@ -1,13 +1,33 @@
 """How TensorFlow computes training steps: precision of matrix products, deterministic kernels."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import tensorflow as tf
 
-from trainer.config import RuntimeConfig
+from trainer.config import Config, RuntimeConfig
 
 BFLOAT16_MATMUL = "auto_mixed_precision_onednn_bfloat16"
+BFLOAT16_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def multiplies_bfloat16(cpu_info: Path = CPU_INFO) -> bool:
+    """Whether the processor has instructions for products of bfloat16; False where the system does not tell."""
+    if not cpu_info.exists():
+        return False
+    flags = re.search(r"^flags\s*:(.*)$", cpu_info.read_text(encoding="utf-8"), re.MULTILINE)
+    return bool(flags and BFLOAT16_INSTRUCTIONS & set(flags[1].split()))
+
+
+def resolved(config: Config) -> Config:
+    """The configuration with `runtime.matmul=auto` replaced by what suits this processor."""
+    if config.runtime.matmul != "auto":
+        return config
+    matmul = "bfloat16" if multiplies_bfloat16() else "float32"
+    return config.model_copy(update={"runtime": config.runtime.model_copy(update={"matmul": matmul})})
 
 
 def require_determinism(settings: RuntimeConfig) -> None:
@@ -18,7 +38,7 @@ def require_determinism(settings: RuntimeConfig) -> None:
 
 @contextmanager
 def training_precision(settings: RuntimeConfig) -> Iterator[None]:
-    """Functions called inside compute matrix products in the precision of the settings, those outside in float32."""
+    """Functions called inside compute matrix products in the precision of resolved settings, those outside in float32."""
     tf.config.optimizer.set_experimental_options({BFLOAT16_MATMUL: settings.matmul == "bfloat16"})
     try:
         yield

@@ -6,6 +6,7 @@ This module needs nothing but Python, as the arm in PyTorch runs in an interpret
 from collections.abc import Sequence
 
 STAGES = ("finetune", "pretrain")
+IN_FLOAT32 = "_float32"  # ends the name of an arm whose matrix products stay in float32
 DIM = 16
 CROSS_LAYERS = 3
 HIDDEN_UNITS = (400, 400, 400)

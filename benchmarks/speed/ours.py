@@ -7,13 +7,13 @@ from itertools import chain, count, islice
 
 import tensorflow as tf
 
-from benchmarks.speed.network import CROSS_LAYERS, DIM, GRADIENT_NORM, HIDDEN_UNITS, LEARNING_RATE
+from benchmarks.speed.network import CROSS_LAYERS, DIM, GRADIENT_NORM, HIDDEN_UNITS, IN_FLOAT32, LEARNING_RATE
 from trainer.config import Config, StageConfig, load_config
 from trainer.distribute import Distribution
 from trainer.input import DataFolder, TrainingSplit
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer, set_learning_rate
-from trainer.runtime import training_precision
+from trainer.runtime import resolved, training_precision
 
 WINDOWS = 4
 
@@ -22,10 +22,12 @@ def build(options: argparse.Namespace) -> Callable[[int], dict]:
     data = DataFolder.open(options.folder)
     if options.arm == "input_streamed":
         options.assignments.insert(0, f"input.window_rows={data.rows('train') // WINDOWS + 1}")
-    config = load_config(None, [*_assignments(options), *options.assignments])
+    if options.arm.endswith(IN_FLOAT32):
+        options.assignments.append("runtime.matmul=float32")
+    config = resolved(load_config(None, [*_assignments(options), *options.assignments]))
     if options.arm.startswith("input"):
         return _reading(data, config)
-    return _training(options.arm, data, config)
+    return _training(options.arm.removesuffix(IN_FLOAT32), data, config)
 
 
 def _assignments(options: argparse.Namespace) -> list[str]:
@@ -57,7 +59,7 @@ def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], d
         with training_precision(config.runtime):
             for parts in islice(taken, number):
                 loss = parts["loss"]
-        return {"steps": number, "loss": loss}
+        return {"steps": number, "loss": loss, "matmul": config.runtime.matmul}
 
     return run
 

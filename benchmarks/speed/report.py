@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.speed.network import CROSS_LAYERS, DIM, HIDDEN_UNITS, STAGES
+from benchmarks.speed.network import CROSS_LAYERS, DIM, HIDDEN_UNITS, IN_FLOAT32, STAGES
 from preprocessing.folder import replaced_file
 from trainer.progress import print_table
 
@@ -16,6 +16,8 @@ MAGNITUDES = {"k": 1_000, "m": 1_000_000}
 ARMS = {
     "finetune": "our fine-tuning",
     "pretrain": "our pre-training",
+    "finetune_float32": "our fine-tuning in float32",
+    "pretrain_float32": "our pre-training in float32",
     "keras": "plain tf_keras DCN-V2, stock Adam",
     "fuxictr": "FuxiCTR DCN-V2, PyTorch",
     "input": "our input alone, in memory",
@@ -24,8 +26,10 @@ ARMS = {
 }
 DESCRIPTIONS = {
     "finetune": "fine-tuning as the trainer runs it, input included: one table with lazy Adam, gradients scaled to a norm, the masked "
-                "label as a token more than the fields",
+                "label as a token more than the fields; matrix products in what suits the processor (`runtime.matmul=auto`)",
     "pretrain": "pre-training as the trainer runs it: the same network, and the scores of every masked value",
+    "finetune_float32": "fine-tuning with `runtime.matmul=float32`, as the peers compute",
+    "pretrain_float32": "pre-training with `runtime.matmul=float32`",
     "keras": "tf_keras as it is usually written: tf.data with one feature per field (records parsed by the batch), one Embedding "
              "per field, the cross layers of TensorFlow Recommenders, stock Adam, no limit on the gradient, the train function of "
              "Model.fit",
@@ -98,8 +102,9 @@ def table_rows(record: dict) -> list[tuple[str, ...]]:
         peak = max(answers[key]["peak_bytes"] for answers in record["rounds"])
         relative = ratio(record, key, "finetune").text(".2f") if "finetune" in contestants(record) else ""
         share = ""
-        if limits and key in record["flops"]:
-            floor = record["flops"][key] / limits["float32_flops"]
+        stage, matmul = key.removesuffix(IN_FLOAT32), record["rounds"][0][key].get("matmul")
+        if limits and matmul and stage in record["flops"]:
+            floor = record["flops"][stage] / limits[f"{matmul}_flops"]
             share = f"{1000 * floor:.0f} ms, {floor / step.median:.0%} of the step"
         milliseconds = Spread(1000 * step.median, 1000 * step.lowest, 1000 * step.highest)
         rows.append((ARMS.get(key, key), f"{batch_size / step.median:,.0f}", milliseconds.text(".1f"), f"{1000 * cpu.median:.1f}",
@@ -132,7 +137,7 @@ def aims_of(record: dict) -> list[Aim]:
         return [Aim(name, pair[1], pair[0], 1.2, is_cost=True) for pair in pairs if pair]
     aims = [Aim(name, "pretrain", "finetune", 0.4), Aim(name, "input", "finetune", 4), Aim(name, "input_streamed", "finetune", 4)]
     if record["values"] == 100_000:
-        aims += [Aim(name, "finetune", "keras", 1.3), Aim(name, "finetune", "fuxictr", 1.3)]
+        aims += [Aim(name, stage, peer, 1.3) for stage in ("finetune", "finetune_float32") for peer in ("keras", "fuxictr")]
     if record["values"] == 10_000_000:
         aims += [Aim(name, "finetune", "keras", 10), Aim(name, "finetune", "fuxictr", 3)]
     return [aim for aim in aims if aim.key in keys and aim.base in keys]

@@ -20,6 +20,8 @@ from pathlib import Path
 MODULES = {
     "finetune": "ours",
     "pretrain": "ours",
+    "finetune_float32": "ours",
+    "pretrain_float32": "ours",
     "input": "ours",
     "input_streamed": "ours",
     "keras": "keras_dcn",
