@@ -404,6 +404,13 @@ def test_a_loss_that_is_not_finite_is_traced_to_its_field(data, tmp_path, monkey
     assert "loss part item" in message and "Lower pretrain.learning_rate (now 0.01" in message
 
 
+def test_a_validation_that_is_not_finite_is_no_epoch(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Predictor, "validate", lambda self: {"loss": float("nan")})
+    message = user_error(capsys, "pretrain", data, tmp_path / "model")
+    assert "pretrain epoch 1: valid loss is nan; the last good checkpoint is kept" in message
+    assert StageCheckpoints(tmp_path / "model", "pretrain").last() is None
+
+
 def test_events_of_a_step_are_written_once(tmp_path):
     first = EventLog(tmp_path, first_step=1)
     for step in (1, 2, 3):

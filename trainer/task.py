@@ -41,11 +41,11 @@ stopped. SIGTERM and Ctrl-C save first. Only one run at a time may train in a mo
 TRAINING = ("pretrain", "finetune")
 # Stages, beside "all" and "doctor", that use a flag; the others refuse it.
 USERS = {
-    "--config": ("pretrain", "finetune"),
-    "--set": ("pretrain", "finetune"),
-    "--allow_changes": ("pretrain", "finetune"),
+    "--config": TRAINING,
+    "--set": TRAINING,
+    "--allow_changes": TRAINING,
     "--from_scratch": ("finetune",),
-    "--init_from": ("pretrain", "finetune"),
+    "--init_from": TRAINING,
     "--split": ("evaluate",),
     "--export_dir": ("export",),
     "--devices": TRAINING,
