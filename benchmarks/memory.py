@@ -7,7 +7,6 @@ are kept, rows that are read in windows, a checkpoint that is read.
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,13 @@ HELD_OUT_ROWS = 8192
 FILES = 4
 TOLERANCE = 0.2
 BYTES_OF_MAXRSS = 1 if sys.platform == "darwin" else 1024
+# Starts a command and prints its peak. A process begins with the peak of the one that starts it, which must thus be small.
+LAUNCHER = """
+import resource, subprocess, sys
+code = subprocess.call(sys.argv[1:], stdout=sys.stderr)
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
 
 
 @dataclass(frozen=True)
@@ -125,19 +131,10 @@ def _train(case: Case, folder: Path, epochs: int) -> int:
                "--model_dir", str(folder / "model"), *(["--from_scratch"] if case.stage == "finetune" else [])]
     for assignment in case.assignments(epochs):
         command += ["--set", assignment]
-    with open(folder / "log.txt", "w+", encoding="utf-8") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
-        log.seek(0)
-        if process.returncode:
-            raise UserError(f"case {case.title!r} ended with exit code {process.returncode}: {log.read()[-2000:]}")
-    return usage.ru_maxrss * BYTES_OF_MAXRSS
+    done = subprocess.run([sys.executable, "-c", LAUNCHER, *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise UserError(f"case {case.title!r} ended with exit code {done.returncode}: {done.stderr[-2000:]}")
+    return int(done.stdout) * BYTES_OF_MAXRSS
 
 
 def run(argv: Sequence[str]) -> None:

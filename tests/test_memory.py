@@ -73,9 +73,15 @@ def test_masked_share(diffusion, share):
 def test_a_split_is_kept_or_read_in_windows():
     schema = tiny_schema()  # a row: three ids, a label, a group of 8 bytes
     kept = parts("finetune", schema)["rows in memory"]
-    assert kept == 100_000 * (memory.RESIDENT_COPIES * 24 + memory.ORDER_BYTES) + 1000 * 24
+    assert kept == 100_000 * (24 + memory.ORDER_BYTES) + 1000 * 24
     windows = parts("finetune", schema, "input.window_rows=500")["rows in memory"]
     assert windows == 500 * (memory.WINDOW_COPIES * 24 + memory.ORDER_BYTES)
+
+
+def test_decoding_many_rows_can_be_the_peak():
+    config = load_config(None, ["input.window_rows=100000000"])
+    found = dict(predict("finetune", config, tiny_schema(), {**ROWS, "train": 50_000_000}).parts)
+    assert found["decoding the rows"] == 50_000_000 * 24
 
 
 def test_a_small_batch_leaves_the_peak_to_evaluation():
@@ -141,8 +147,10 @@ def test_the_prediction_is_printed(capsys):
 
 def test_a_run_that_could_not_be_continued_is_warned_of(capsys):
     schema = tiny_schema({"user": 10_000_000, "item": 10})
-    require_memory("finetune", load_config(None, ["memory_limit_gb=3.5"]), schema, ROWS)
-    assert "continuing this run after a stop would take 4.07 GB" in capsys.readouterr().out
+    config = load_config(None, ["memory_limit_gb=3.5"])
+    require_memory("finetune", config, schema, ROWS)
+    later = predict("finetune", config, schema, ROWS, resumed=True).peak
+    assert f"continuing this run after a stop would take {later / 1e9:.2f} GB" in capsys.readouterr().out
 
 
 def test_over_the_limit_is_refused_with_what_would_fit():
@@ -150,9 +158,11 @@ def test_over_the_limit_is_refused_with_what_would_fit():
     config = load_config(None, ["memory_limit_gb=1.5", "finetune.batch_size=4096"])
     with pytest.raises(UserError) as error:
         require_memory("finetune", config, schema, ROWS)
-    message = str(error.value)
-    assert "finetune would take 2.8" in message and "1.50 GB may be used" in message
-    assert message.index("`--set model.embedding_dim=8` (1.9") < message.index("--set finetune.batch_size=2048")
+    message, peak = str(error.value), predict("finetune", config, schema, ROWS).peak
+    assert f"finetune would take {peak / 1e9:.2f} GB" in message and "1.50 GB may be used" in message
+    narrower = config.model_copy(update={"model": config.model.model_copy(update={"embedding_dim": 8})})
+    peak = predict("finetune", narrower, schema, ROWS).peak
+    assert message.index(f"`--set model.embedding_dim=8` ({peak / 1e9:.2f} GB)") < message.index("--set finetune.batch_size=2048")
     assert "min_count" in message and "parameter servers" in message and "memory_limit_gb" in message
 
 

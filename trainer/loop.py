@@ -453,6 +453,8 @@ class _Run:
         values = {f"valid/{name}": value for name, value in valid.items() if value is not None}
         table = shards(self._model.embedding.table)
         dense = [variable for variable in self._model.stage_variables if not any(variable is shard for shard in table)]
+        if self._distribution.is_single:
+            tf.raw_ops.DisableCopyOnRead(resource=table[0].handle)  # else its norm would take a copy of the whole table
         values["norm/table"] = float(tf.linalg.global_norm(table))
         values["norm/dense"] = float(tf.linalg.global_norm(dense))
         self._events.scalars(self._state.step, values)

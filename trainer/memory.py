@@ -22,13 +22,12 @@ from trainer.progress import print_table
 FLOAT_BYTES = 4
 MOMENTS = 2  # of Adam, for every parameter
 EVALUATION_BATCH = 8192
-RESIDENT_COPIES = 2  # of a split that fits into a window, while it is decoded
 WINDOW_COPIES = 3
 ORDER_BYTES = 24  # of a row, while a window is shuffled
 
 # Python, TensorFlow and the libraries, with a model traced and compiled, but without its tensors.
-PROCESS_BYTES = {"finetune": 800e6, "pretrain": 920e6}
-PROCESS_BYTES_PER_FIELD = {"finetune": 0.1e6, "pretrain": 4e6}
+PROCESS_BYTES = {"finetune": 800e6, "pretrain": 870e6}
+PROCESS_BYTES_PER_FIELD = {"finetune": 0.1e6, "pretrain": 3.5e6}
 
 
 @dataclass(frozen=True)
@@ -143,10 +142,11 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
     """Predicts the peak of a training stage.
 
         peak = process + table (1 + 2 moments) + others (1 + 2 moments + 2 gradients) + frequencies + rows read
-             + max(a training batch, an evaluation batch, what reading a checkpoint holds twice)
+             + max(a training batch, an evaluation batch, the moments while a checkpoint is read, the rows while decoded)
 
     Drawing the first values of the table takes three times its size for a moment; the moments then fill the same memory,
-    as TensorFlow keeps what it once had. Writing a checkpoint copies nothing. Reading one holds both moments twice.
+    as TensorFlow keeps what it once had. Writing a checkpoint copies nothing. Reading one holds both moments twice, and
+    decoding a split that is kept holds its rows twice.
 
     Args:
       stage: "pretrain" or "finetune".
@@ -160,7 +160,11 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
     table, others = (count * FLOAT_BYTES for count in parameter_counts(config, schema))
     training = batch * _training_floats(stage, config, schema) * FLOAT_BYTES
     evaluation = min(EVALUATION_BATCH, rows["valid"]) * _evaluation_floats(config, schema) * FLOAT_BYTES
-    reading = MOMENTS * table if resumed else 0
+    passing = {
+        f"a batch of {batch:,} rows": max(training, evaluation),
+        "reading the checkpoint": MOMENTS * table if resumed else 0,
+        "decoding the rows": rows["train"] * decoded_row_bytes(schema) if rows["train"] <= config.input.window_rows else 0,
+    }
     return Prediction(stage, (
         ("Python, TensorFlow, the compiled step", PROCESS_BYTES[stage] + PROCESS_BYTES_PER_FIELD[stage] * len(schema.fields)),
         (f"embedding table, {schema.table_rows:,} rows x {config.model.embedding_dim}", table),
@@ -168,8 +172,7 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
         ("other parameters, moments, gradients", others * (1 + MOMENTS + 2)),
         ("training frequencies", _frequency_bytes(stage, schema)),
         ("rows in memory", _rows_bytes(config, schema, rows)),
-        (f"a batch of {batch:,} rows" if reading < max(training, evaluation) else "reading the checkpoint",
-         max(training, evaluation, reading)),
+        max(passing.items(), key=lambda part: part[1]),
     ))
 
 
@@ -228,8 +231,9 @@ def _frequency_bytes(stage: str, schema: Schema) -> float:
 def _rows_bytes(config: Config, schema: Schema, rows: Mapping[str, int]) -> float:
     """Decoded rows of the training and validation split (`trainer.input`)."""
     window, row_bytes = config.input.window_rows, decoded_row_bytes(schema)
-    train = rows["train"] * (RESIDENT_COPIES * row_bytes + ORDER_BYTES)
-    if rows["train"] > window:
+    if rows["train"] <= window:
+        train = rows["train"] * (row_bytes + ORDER_BYTES)
+    else:
         train = window * (WINDOW_COPIES * row_bytes + ORDER_BYTES)
     return train + (rows["valid"] * row_bytes if rows["valid"] <= window else 0)
 
