@@ -383,6 +383,10 @@ class _Run:
     def _finish_epoch(self, valid: dict[str, float | int | None]) -> bool:
         """Writes the epoch into the state. Returns whether the monitor improved."""
         state, settings = self._state, self._stage_config
+        if not math.isfinite(valid[settings.monitor]):
+            raise UserError(f"{self._stage} epoch {state.epoch + 1}: valid {settings.monitor} is {valid[settings.monitor]}; the last good "
+                            f"checkpoint is kept. Lower {self._stage}.learning_rate (now {state.learning_rate:g}), with --allow_changes "
+                            "to continue from that checkpoint")
         trained = {name: total / state.epoch_step for name, total in state.epoch_sums.items()}
         state.epoch += 1
         state.epoch_step, state.epoch_sums = 0, {}
