@@ -316,7 +316,8 @@ def run(argv: Sequence[str]) -> None:
         f"{arguments.items:,} items of which {arguments.launched_share:.0%} are launched on the new day, click rate "
         f"{arguments.click_rate:.0%}; AUC on the day after the new day, mean +- sample standard deviation over "
         f"{arguments.seeds} seeds; seconds of training with start-up. The arms are described by "
-        "`python -m benchmarks.nightly --help`.")
+        "`python -m benchmarks.nightly --help`. Only the rate of the carried models was tuned; the other arms keep 1e-3, so "
+        "they may be worth more than the table says.")
     command = shlex.join(["python", "-m", "benchmarks.nightly", *_settings_of(arguments)])
     write_results(rows, command, description, arguments.output)
 
