@@ -20,6 +20,7 @@ from trainer import doctor, lock, task
 from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, seal
 from trainer.config import load_config
 from trainer.doctor import Concern, Inapplicable, Patient
+from trainer.runtime import resolved
 
 WRITTEN_BY = "python -m preprocessing.task --input log.csv --schema log.yaml --output data"
 
@@ -55,7 +56,7 @@ def trained(patient, stage="pretrain", **state):
     folder.mkdir(parents=True)
     content = TrainingState(RANDOM, train_checksum(patient.data_dir), 0.001, epoch=1, best_epoch=1, best=0.5)
     (folder / "state.json").write_text(json.dumps(dataclasses.asdict(dataclasses.replace(content, **state))))
-    (folder / "config.yaml").write_text(load_config().to_yaml())
+    (folder / "config.yaml").write_text(resolved(load_config()).to_yaml())
     (folder / "model.data-00000-of-00001").write_bytes(b"tensors")
     seal(folder)
     (patient.model_dir / "environment.json").write_text("{}")
@@ -282,9 +283,10 @@ def first_file(folder):
     return min((folder / "train").iterdir())
 
 
-def test_a_lost_file(patient):
-    first_file(patient.data_dir).unlink()
-    with pytest.raises(UserError, match="is in manifest.json but not on disk: restore it from a copy, or run"):
+@pytest.mark.parametrize("name", ["train/part-00000-of-00002.tfrecord", "frequencies.npy", "vocabularies/item.txt"])
+def test_a_lost_file(patient, name):
+    (patient.data_dir / name).unlink()
+    with pytest.raises(UserError, match=f"{name} is missing: restore it from a copy, or run `{WRITTEN_BY} --overwrite`"):
         doctor.check_files(patient)
 
 

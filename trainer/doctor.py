@@ -293,6 +293,8 @@ def check_files(patient: Patient) -> str:
     entries = [entry for split in patient.manifest["splits"].values() for entry in split["files"]]
     total = sum(entry.get("bytes", 0) for entry in entries)
     with _Progress(total) as progress:
+        for name in _derived_files(patient.schema):
+            _require_file(patient, name)
         for entry in entries:
             _check_file(patient, entry, progress)
     if any("sha256" not in entry for entry in entries):
@@ -301,10 +303,25 @@ def check_files(patient: Patient) -> str:
     return f"{len(entries)} files, {total / 1e6:,.1f} MB, as they were written"
 
 
-def _check_file(patient: Patient, entry: dict, progress: "_Progress") -> None:
-    path, mend = patient.data_dir / entry["path"], f"restore it from a copy, or run `{patient.preprocessing}`"
+def _derived_files(schema) -> list[str]:
+    """What training reads beside the records."""
+    categorical = [f"vocabularies/{field.name}.txt" for field in schema.fields if field.kind == "categorical"]
+    return ["frequencies.npy", *categorical, *["buckets.json"] * bool(schema.numeric_fields)]
+
+
+def _require_file(patient: Patient, name: str) -> Path:
+    path = patient.data_dir / name
     if not path.is_file():
-        raise UserError(f"{path} is in manifest.json but not on disk: {mend}")
+        raise UserError(f"{path} is missing: {_mend_file(patient)}")
+    return path
+
+
+def _mend_file(patient: Patient) -> str:
+    return f"restore it from a copy, or run `{patient.preprocessing}`"
+
+
+def _check_file(patient: Patient, entry: dict, progress: "_Progress") -> None:
+    path, mend = _require_file(patient, entry["path"]), _mend_file(patient)
     size = path.stat().st_size
     if size != entry.get("bytes", size):
         raise UserError(f"{path} has {size:,} bytes and was written with {entry['bytes']:,}: {mend}")
@@ -348,7 +365,7 @@ def check_memory(patient: Patient) -> str:
     rows = {name: split["rows"] for name, split in patient.manifest["splits"].items()}
     limit = limit_bytes(patient.config)
     peaks = {}
-    for stage in ("pretrain", "finetune"):
+    for stage in ("pretrain", "finetune") if patient.needs_pretraining else ("finetune",):
         prediction = predict(stage, patient.config, patient.schema, rows)
         if prediction.peak > limit:
             raise UserError(refusal(prediction, patient.config, patient.schema, rows, limit))
@@ -436,15 +453,17 @@ def _last_sound(patient: Patient, checkpoints) -> str:
 def check_same_settings(patient: Patient) -> str:
     """Whether a stage that has begun would go on with the same settings."""
     from trainer.checkpoints import StageCheckpoints, differences
+    from trainer.runtime import resolved
 
     begun = []
     for stage in ("pretrain", "finetune"):
         checkpoints = StageCheckpoints(patient.existing_model_dir, stage)
-        if not checkpoints.last():
+        last = checkpoints.last()
+        if not last:
             continue
-        if changed := differences(checkpoints.config(), patient.config, stage):
+        if changed := differences(checkpoints.config(last), resolved(patient.config), stage):
             raise UserError(f"{checkpoints.stage_dir} was trained with other settings ({'; '.join(changed)}): give them with "
-                            f"`--config {checkpoints.stage_dir / 'config.yaml'}`, or another --model_dir")
+                            f"`--config {last / 'config.yaml'}`, or another --model_dir")
         begun.append(stage)
     if not begun:
         raise Inapplicable("nothing has been trained yet")
@@ -485,7 +504,7 @@ CHECKS = (
     Check("settings", check_settings),
     Check("data: schema", check_schema),
     Check("data: rows", check_rows),
-    Check("data: files", check_files),
+    Check("data: files", check_files, needs=("data: schema",)),
     Check("memory", check_memory, needs=("tensorflow", "settings", "data: schema", "data: rows")),
     Check("disk", check_disk, needs=("tensorflow", "settings", "data: schema")),
     Check("model folder", check_model_folder),
