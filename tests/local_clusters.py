@@ -17,18 +17,17 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from trainer import task
-from trainer.checkpoints import StageCheckpoints
 from trainer.distribute import connect, replica_seed
 
 DATA, FOLDER = (Path(argument) for argument in sys.argv[1:3])
 SECONDS_TO_WAIT = 240
 NETWORK = ["model.embedding_dim=4", "model.dcn.hidden_units=[16]", "finetune.dropout=0", "finetune.learning_rate=0.01",
-           "pretrain.learning_rate=0.01", "finetune.table_decay=0.01"]
+           "pretrain.learning_rate=0.01", "finetune.table_decay=0.01", "runtime.matmul=float32"]
 FOUR_STEPS = [*NETWORK, "finetune.epochs=3", "finetune.batch_size=256", "finetune.min_steps=1"]
 # The whole split is one batch, so that the steps of one process and of two workers see the same rows.
-WHOLE_SPLIT = [*NETWORK, "finetune.epochs=24", "finetune.patience=24", "finetune.batch_size=1024", "finetune.min_steps=1"]
+WHOLE_SPLIT = [*NETWORK, "finetune.epochs=36", "finetune.patience=36", "finetune.batch_size=1024", "finetune.min_steps=1"]
 PRETRAIN = [*NETWORK, "pretrain.epochs=4", "pretrain.batch_size=128", "pretrain.min_steps=1"]
-SERVED = [*PRETRAIN, "finetune.epochs=12", "finetune.patience=12", "finetune.batch_size=64", "finetune.min_steps=1"]
+SERVED = [*PRETRAIN, "finetune.epochs=20", "finetune.patience=20", "finetune.batch_size=64", "finetune.min_steps=1"]
 
 
 def command(name: str, stage: str, settings: list[str], *flags: str) -> list[str]:
@@ -95,9 +94,12 @@ def wait_until(reached: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def finished_epochs(name: str) -> int:
+    return max((int(path.name[6:10]) for path in (FOLDER / name / "finetune" / "checkpoints").glob("epoch-*")), default=0)
+
+
 def wait_for_epoch(name: str, epoch: int, chief: Process) -> None:
-    checkpoints = StageCheckpoints(FOLDER / name, "finetune").folder
-    wait_until(lambda: chief.ended() or any(int(path.name[6:10]) >= epoch for path in checkpoints.glob("epoch-*")))
+    wait_until(lambda: chief.ended() or finished_epochs(name) >= epoch)
     assert chief.code is None, f"the chief ended with {chief.code}"
 
 
@@ -134,22 +136,27 @@ def two_workers_pretrain() -> None:
 
 
 def a_killed_worker() -> None:
-    """Worker 1 of two is killed, and both are started again."""
+    """Worker 1 of two is killed; both are started again, and it is told to stop; both are started again."""
     arguments = command("killed", "finetune", WHOLE_SPLIT, "--from_scratch")
     cluster = {"worker": addresses(2)}
     chief, worker = (Process("killed", arguments, cluster, "worker", i) for i in range(2))
     wait_for_epoch("killed", 2, chief)
     worker.kill()
     survivor = chief.wait()
-    epoch = StageCheckpoints(FOLDER / "killed", "finetune").last().name
     cluster = {"worker": addresses(2)}
     again = [Process("killed", arguments, cluster, "worker", i) for i in range(2)]
-    figures = {"survivor": survivor, "epoch": epoch, "codes": [process.wait() for process in again]}
-    finish("killed", {**figures, "chiefs": [chief.pid, again[0].pid]})
+    wait_for_epoch("killed", finished_epochs("killed") + 2, again[0])
+    stopped = [again[1].kill(signal.SIGTERM), again[0].wait()]
+    epoch = finished_epochs("killed")
+    cluster = {"worker": addresses(2)}
+    last = [Process("killed", arguments, cluster, "worker", i) for i in range(2)]
+    figures = {"survivor": survivor, "stopped": stopped, "epoch": epoch, "codes": [process.wait() for process in last]}
+    finish("killed", {**figures, "chiefs": [chief.pid, again[0].pid, last[0].pid]})
 
 
 def parameter_servers() -> None:
-    """Two servers and two workers, one of which is killed and started again, then fine-tune the model pre-trained before."""
+    """Two servers and two workers fine-tune the model pre-trained before. A worker is killed and started again, then the
+    chief is told to stop and started again, while the others go on."""
     arguments = command("servers", "finetune", SERVED)
     places = addresses(5)
     cluster = {"chief": places[:1], "worker": places[1:3], "ps": places[3:]}
@@ -158,9 +165,11 @@ def parameter_servers() -> None:
     wait_for_epoch("servers", 2, chief)
     killed = servers["worker"][1].kill()
     servers["worker"][1] = Process("servers", arguments, cluster, "worker", 1)
-    code = chief.wait()
-    stopped = [process.kill(signal.SIGTERM) for processes in servers.values() for process in processes]
-    finish("servers", {"chief": code, "killed": killed, "stopped": stopped})
+    wait_for_epoch("servers", finished_epochs("servers") + 2, chief)
+    stopped = chief.kill(signal.SIGTERM)
+    code = Process("servers", arguments, cluster, "chief").wait()
+    ended = [process.kill(signal.SIGTERM) for processes in servers.values() for process in processes]
+    finish("servers", {"killed": killed, "stopped": stopped, "chief": code, "ended": ended})
 
 
 if __name__ == "__main__":

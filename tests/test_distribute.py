@@ -23,6 +23,7 @@ from trainer.distribute import Cluster, ClusterLost, Distribution, _sharding_onl
 from trainer.input import DataFolder
 from trainer.loop import train
 from trainer.prediction import Predictor
+from trainer.runtime import resolved
 
 TWO_WORKERS = {"worker": ["a:1", "b:1"]}
 EMBEDDING_DIM = 4
@@ -199,9 +200,9 @@ def test_two_devices_train_as_one(clusters, data, tmp_path):
     assert_same_training(one, StageCheckpoints(clusters / "devices", "finetune"))
 
 
-def test_two_workers_one_of_them_killed_train_as_one_process(clusters, data, tmp_path):
+def test_two_workers_killed_and_stopped_on_the_way_train_as_one_process(clusters, data, tmp_path):
     run = figures(clusters, "killed")
-    assert run["codes"] == [0, 0] and "epoch-0002" <= run["epoch"] < "epoch-0024"
+    assert run["codes"] == [0, 0] and 4 <= run["epoch"] < 36
     one = in_one_process(tmp_path / "one", data, "finetune", local_settings(clusters, "killed"), "--from_scratch")
     assert_same_training(one, StageCheckpoints(clusters / "killed", "finetune"))
 
@@ -211,6 +212,13 @@ def test_who_loses_a_worker_says_so_and_exits_as_a_temporary_failure(clusters):
     said = " ".join((clusters / "killed.worker0.log").read_text().split())
     assert "error: lost contact with another task of the cluster" in said and "start all tasks again" in said
     assert "continuing after epoch" in said and "Traceback" not in said
+
+
+def test_a_worker_that_is_told_to_stop_stops_all_of_them_after_a_saved_step(clusters):
+    assert figures(clusters, "killed")["stopped"] == [143, 143]
+    printed = (clusters / "killed.worker0.log").read_text()
+    assert "finetune: stopped by SIGTERM; saved as" in printed
+    assert re.search(r"continuing after epoch \d+ and 1 steps from", printed)
 
 
 def test_only_the_chief_writes_and_prints(clusters):
@@ -228,6 +236,12 @@ def test_a_process_that_is_not_the_chief_leaves_the_model_folder_alone(data, tmp
     config = load_config(None, ["model.embedding_dim=4", "finetune.epochs=1"])
     train("finetune", config, data, tmp_path / "model", from_scratch=True, distribution=Bystander())
     assert not (tmp_path / "model").exists()
+
+
+def test_bfloat16_is_for_one_device():
+    assert resolved(load_config(), several_devices=True).runtime.matmul == "float32"
+    with pytest.raises(UserError, match="runtime.matmul=bfloat16 is for one device"):
+        resolved(load_config(None, ["runtime.matmul=bfloat16"]), several_devices=True)
 
 
 def test_rows_are_carried_over_in_one_process(clusters, data, tmp_path):
@@ -251,12 +265,12 @@ def test_two_workers_pretrain_as_well_as_one_process(clusters, data, tmp_path):
     assert two[-1]["train"]["loss"] != one[-1]["train"]["loss"]
 
 
-def test_parameter_servers_outlive_a_worker(clusters):
+def test_parameter_servers_outlive_a_worker_and_the_chief(clusters):
     run = figures(clusters, "servers")
-    assert run == {"chief": 0, "killed": -signal.SIGKILL, "stopped": [-signal.SIGTERM] * 4}
+    assert run == {"killed": -signal.SIGKILL, "stopped": 143, "chief": 0, "ended": [-signal.SIGTERM] * 4}
     assert (clusters / "servers.worker1.log").read_text().count("serving on localhost:") == 2
     history = StageCheckpoints(clusters / "servers", "finetune").history()
-    assert [record["step"] for record in history] == [16 * epoch for epoch in range(1, 13)]
+    assert [record["step"] for record in history] == [16 * epoch for epoch in range(1, 21)]
     assert history[-1]["train"]["loss"] < 0.9 * history[0]["train"]["loss"]
 
 
@@ -273,7 +287,7 @@ def test_the_table_is_sharded_and_its_checkpoint_is_whole(clusters, data):
 
 def test_one_process_continues_what_parameter_servers_began(clusters, data, tmp_path, capsys):
     model = shutil.copytree(clusters / "servers", tmp_path / "copy")
-    longer = [*local_settings(clusters, "servers"), "finetune.epochs=13", "finetune.patience=13"]
+    longer = [*local_settings(clusters, "servers"), "finetune.epochs=21", "finetune.patience=21"]
     history = in_one_process(model, data, "finetune", longer).history()
-    assert "continuing after epoch 12" in capsys.readouterr().out
-    assert len(history) == 13 and history[-1]["train"]["loss"] < 0.9 * history[0]["train"]["loss"]
+    assert "continuing after epoch 20" in capsys.readouterr().out
+    assert len(history) == 21 and history[-1]["train"]["loss"] < 0.9 * history[0]["train"]["loss"]

@@ -216,7 +216,10 @@ class Steps:
       rows: samples of a step.
       per_epoch: steps of an epoch.
       batch: what the last step was taken on, where this process has it.
+      stopped: whether the steps ended because this process, or another that takes them together with it, is to stop.
     """
+
+    stopped = False
 
     def __init__(self, train_step: TrainStep, open_split: OpenSplit, batch_size: int):
         self._split = open_split(batch_size, 0, 1)
@@ -252,6 +255,7 @@ class Steps:
             self.batch = {**batch, **inputs(step)}
             yield self._named(self._train_step(self.batch))
             if stopping():
+                self.stopped = True
                 return
 
 
@@ -288,6 +292,7 @@ class SynchronousSteps(Steps):
                 last = scalars.pop(STOPPING) > 0
                 yield scalars
                 if last:
+                    self.stopped = True
                     return
 
 
@@ -336,10 +341,13 @@ class AsynchronousSteps(Steps):
         with naming_lost_tasks():
             while waiting or started:
                 if stopping():
+                    self.stopped = True
                     waiting.clear()
                 while waiting and len(started) < STEPS_IN_FLIGHT_PER_WORKER * len(self._splits):
                     step = waiting.popleft()
                     started.append((step, self._coordinator.schedule(self._train_step, args=(batches, inputs(step)))))
+                if not started:
+                    return
                 step, result = started.popleft()
                 try:
                     vector = result.get()
@@ -356,10 +364,12 @@ class Distribution:
     Attributes:
       is_chief: whether this process evaluates, prints and writes.
       is_single: whether this process trains alone on one device, so that what it needs is what the model needs.
+      stops_alone: whether it may stop at any moment without telling other processes.
     """
 
     is_chief = True
     is_single = True
+    stops_alone = True
 
     def scope(self) -> contextlib.AbstractContextManager:
         """Where variables are made, read, saved and restored."""
@@ -412,6 +422,7 @@ class Synchronous(Distribution):
         self._worker = worker
         self._workers = workers
         self.is_chief = is_chief
+        self.stops_alone = workers == 1
         self._first_value = tf.function(lambda value: strategy.run(self._of_first_replica, args=(value,)))
         self._all_values = tf.function(lambda values: strategy.run(self._of_all_replicas, args=(values,)))
 

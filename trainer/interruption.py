@@ -4,6 +4,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -26,10 +27,14 @@ class Interruption:
     """Raises `Interrupted` at a signal: at once, or inside `held()` when that block ends.
 
     The first signal counts and later ones are ignored, since wrappers and terminals often send two.
+
+    Args:
+      alone: whether this process may stop when it likes. If not, a signal is only noted, until `stop`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, alone: bool = True) -> None:
         self.pending: int | None = None
+        self._alone = alone
         self._held = False
 
     def receive(self, number: int, _frame) -> None:
@@ -37,7 +42,7 @@ class Interruption:
         if self.pending is not None:
             return
         self.pending = number
-        if not self._held:
+        if self._alone and not self._held:
             raise Interrupted(number)
 
     @contextmanager
@@ -48,14 +53,18 @@ class Interruption:
             yield
         finally:
             self._held = False
-        if self.pending is not None:
+        if self._alone and self.pending is not None:
             raise Interrupted(self.pending)
+
+    def stop(self) -> NoReturn:
+        """Raises `Interrupted` now, as if by SIGTERM where the signal came to another process."""
+        raise Interrupted(self.pending or signal.SIGTERM)
 
 
 @contextmanager
-def interruptible() -> Iterator[Interruption]:
+def interruptible(alone: bool = True) -> Iterator[Interruption]:
     """Handles `SIGNALS` inside the block, in the main thread; Python cannot handle them in another one."""
-    interruption = Interruption()
+    interruption = Interruption(alone)
     if threading.current_thread() is not threading.main_thread():
         yield interruption
         return

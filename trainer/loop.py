@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +40,7 @@ from trainer.model import LABEL, DGenCTR, Stage
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
 from trainer.progress import StepProgress, describe_losses, print_table, timed
+from trainer.runtime import require_determinism, resolved, training_precision
 from trainer.vocabularies import keep_vocabularies
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
@@ -75,11 +75,12 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     """
     began = time.monotonic() if began is None else began
     distribution = distribution or Distribution()
+    config = resolved(config, several_devices=not distribution.is_single)
     model_dir, data = Path(model_dir), DataFolder.open(data_dir)
     _refuse_foreign_folder(model_dir)
     _refuse_one_class(data, config)
     try:
-        with _written_by(distribution, model_dir), interruptible() as interruption, distribution.scope():
+        with _written_by(distribution, model_dir), interruptible(distribution.stops_alone) as interruption, distribution.scope():
             _train(stage, config, data, model_dir, from_scratch, init_from, allow_changes, interruption, began, distribution)
     except Interrupted as stop:
         print(f"{stage}: stopped by {stop.name}; {stop.note}", flush=True)
@@ -112,6 +113,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         require_memory(stage, config, data.schema, data.split_rows, resumed=last is not None)
 
     # Model and optimizer.
+    require_determinism(config.runtime)
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
     model = DGenCTR(data.schema, config, stage, data.frequencies, data.click_rate)
@@ -324,7 +326,7 @@ class _Run:
         self._distribution.wait_for_all()  # the next stage starts from what the chief has written
 
     def _epoch(self) -> None:
-        with self._interruption.held():
+        with self._interruption.held(), training_precision(self._config.runtime):
             progress = self._train_epoch()
         start = time.monotonic()
         with timed(self._state.seconds, "validation"):
@@ -357,8 +359,8 @@ class _Run:
             if time.monotonic() - self._saved_at > 60 * self._config.checkpoint_minutes:
                 with progress.paused():
                     self._save()
-        if state.epoch_step < self._steps.per_epoch and not self._interruption.pending:
-            self._interruption.receive(signal.SIGTERM, None)  # another worker got it, and all stop after the same step
+        if self._steps.stopped:
+            self._interruption.stop()
         self._started = True
         return progress
 

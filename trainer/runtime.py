@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from preprocessing.errors import UserError
 from trainer.config import Config, RuntimeConfig
 
 BFLOAT16_MATMUL = "auto_mixed_precision_onednn_bfloat16"
@@ -22,11 +23,18 @@ def multiplies_bfloat16(cpu_info: Path = CPU_INFO) -> bool:
     return bool(flags and BFLOAT16_INSTRUCTIONS & set(flags[1].split()))
 
 
-def resolved(config: Config) -> Config:
-    """The configuration with `runtime.matmul=auto` replaced by what suits this processor."""
+def resolved(config: Config, several_devices: bool = False) -> Config:
+    """The configuration with `runtime.matmul=auto` replaced by what suits this processor: float32 on several devices.
+
+    Raises:
+      UserError: bfloat16 on several devices, where TensorFlow rounds more than products: the loss itself has 8 bits.
+    """
+    if config.runtime.matmul == "bfloat16" and several_devices:
+        raise UserError("runtime.matmul=bfloat16 is for one device; TensorFlow would round the loss to it on several: leave the "
+                        "setting out, or set it to float32")
     if config.runtime.matmul != "auto":
         return config
-    matmul = "bfloat16" if multiplies_bfloat16() else "float32"
+    matmul = "bfloat16" if multiplies_bfloat16() and not several_devices else "float32"
     return config.model_copy(update={"runtime": config.runtime.model_copy(update={"matmul": matmul})})
 
 
