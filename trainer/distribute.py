@@ -23,7 +23,7 @@ from typing import Any
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from trainer.input import TrainingSplit
+from trainer.input import Batch, TrainingSplit
 
 TF_CONFIG = "TF_CONFIG"
 ROLES = ("chief", "worker", "ps")
@@ -32,7 +32,6 @@ STOPPING = "stopping"
 SECONDS_TO_LEAVE = 1.0  # so that what the others still fetch from this process reaches them
 LOST_CONTACT = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
-Batch = dict[str, tf.Tensor]
 Scalars = dict[str, tf.Tensor]
 TrainStep = Callable[[Batch], Scalars]
 OpenSplit = Callable[[int, int, int], TrainingSplit]  # (batch size, worker, workers)
@@ -66,9 +65,7 @@ def replica_seed(seed: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, replica)
 
 
-def is_synchronous() -> bool:
-    """Whether the strategy in scope has several replicas that take each step together."""
-    return tf.distribute.get_strategy().num_replicas_in_sync > 1
+# Variables of several parts or copies.
 
 
 def shards(variable: tf.Variable) -> list[tf.Variable]:
@@ -219,6 +216,7 @@ class Steps:
       stopped: whether the steps ended because this process, or another that takes them together with it, is to stop.
     """
 
+    batch: Batch | None = None
     stopped = False
 
     def __init__(self, train_step: TrainStep, open_split: OpenSplit, batch_size: int):
@@ -226,7 +224,6 @@ class Steps:
         self._train_step = self._compiled(train_step)
         self.rows = self._split.batch_size
         self.per_epoch = self._split.steps
-        self.batch: Batch | None = None
 
     def _compiled(self, function: Callable[..., Scalars]) -> tf.types.experimental.PolymorphicFunction:
         """The function with all its scalars in one vector, so that a step costs a single fetch."""
@@ -270,7 +267,6 @@ class SynchronousSteps(Steps):
         self._split = open_split(max(batch_size // replicas, 1), worker, workers)
         self.rows = self._split.batch_size * replicas
         self.per_epoch = self._split.steps // self._devices
-        self.batch = None
         if not self.per_epoch:
             raise UserError(f"a worker's share of the training split has fewer than {self._devices} batches of "
                             f"{self._split.batch_size} rows, one for each of its devices: set a smaller batch_size, or use fewer devices")
@@ -322,7 +318,6 @@ class AsynchronousSteps(Steps):
         self._splits = [open_split(batch_size, worker, workers) for worker in range(workers)]
         self.rows = self._splits[0].batch_size
         self.per_epoch = self._splits[0].steps * workers
-        self.batch = None
 
         def step_on_a_worker(batches: Iterator[Batch], added: Batch) -> Scalars:
             return coordinator.strategy.run(train_step, args=({**next(batches), **added},))
