@@ -10,7 +10,7 @@ from data_folders import tiny_schema, write_data_folder
 from preprocessing.errors import UserError
 from trainer.config import load_config
 from trainer.input import DataFolder, EvaluationSplit, fitting_batch_size
-from trainer.model import DGenCTR
+from trainer.model import OBSERVED_EVERY, DGenCTR
 from trainer.optimizers import build_optimizer
 
 SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "model.hstu.width=8", "finetune.dropout=0"]
@@ -144,6 +144,23 @@ def test_a_gradient_that_is_not_finite_leaves_the_parameters_finite():
     model.optimizer = build_optimizer(model, 0.01, table_decay=0.0)
     model.train_step(batch_for() | {"label": tf.constant([np.nan, 0.0, 1.0])})
     assert all(np.isfinite(variable).all() for variable in model.named_variables().values())
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_update_norms_are_those_of_the_parameters(stage):
+    model = make(stage)
+    model.optimizer = build_optimizer(model, 0.01, table_decay=0.0)
+    step = tf.function(model.train_step)
+    scalars = {}
+    for number in range(OBSERVED_EVERY):
+        before = {id(variable): variable.numpy() for variable in model.stage_variables}
+        scalars = step(batch_for(number))
+        observed = number == OBSERVED_EVERY - 1
+        assert (float(scalars["update_norm/table"]) > 0) == observed
+    change = {id(variable): np.sum((variable.numpy() - before[id(variable)]) ** 2) for variable in model.stage_variables}
+    table = change.pop(id(model.embedding.table))
+    assert float(scalars["update_norm/table"]) == pytest.approx(np.sqrt(table), rel=1e-5)
+    assert float(scalars["update_norm/dense"]) == pytest.approx(np.sqrt(sum(change.values())), rel=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])

@@ -36,7 +36,8 @@ from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
 from trainer.memory import require_memory
-from trainer.model import LABEL, DGenCTR, Stage
+from trainer.model import LABEL, OBSERVED_EVERY, DGenCTR, Stage
+from trainer.norms import UPDATE_NORM
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
 from trainer.progress import StepProgress, describe_losses, print_table, timed
@@ -45,7 +46,6 @@ from trainer.vocabularies import keep_vocabularies
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
 ENVIRONMENT_FILE = "environment.json"
-TENSORBOARD_EVERY = 10
 SMALLER_IS_BETTER = ("loss", "logloss")
 CAUSES_SHOWN = 5
 
@@ -377,8 +377,9 @@ class _Run:
         state.epoch_step += 1
         self._require_finite(parts)
         for name, value in parts.items():
-            state.epoch_sums[name] = state.epoch_sums.get(name, 0.0) + value
-        if self._events and state.step % TENSORBOARD_EVERY == 0:
+            if not name.startswith(UPDATE_NORM):
+                state.epoch_sums[name] = state.epoch_sums.get(name, 0.0) + value
+        if self._events and state.step % OBSERVED_EVERY == 0:
             self._record_step(parts, samples_per_second)
         return {name: parts[name] for name in self._loss_names if name in parts}
 

@@ -14,11 +14,13 @@ from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, log_shares, sampled_cross_entropy
 from trainer.distribute import average_over_replicas, own_name, replica_seed
 from trainer.embedding import SharedEmbedding
+from trainer.norms import touched_values, update_norms
 from trainer.optimizers import scaled_to_norm
 from trainer.scoring import FieldScoring, LabelScoring
 
 Stage = Literal["pretrain", "finetune"]
 LABEL = "label"
+OBSERVED_EVERY = 10
 
 
 class DGenCTR(tfrs.Model):
@@ -54,6 +56,7 @@ class DGenCTR(tfrs.Model):
         stage_config = config.pretrain if stage == "pretrain" else config.finetune
         self.embedding = SharedEmbedding(schema, dim, config.model.embedding_init, name="embedding")
         self.backbone = build_backbone(config.model, stage_config.dropout)
+        self._compiled_backbone = tf.function(self.backbone, jit_compile=True)
         self.field_scoring = FieldScoring(scoring, len(schema.fields), dim, name="field_scoring")
         self.label_scoring = LabelScoring(dim, min(max(click_rate, 1e-6), 1 - 1e-6), name="label_scoring")
         self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(
@@ -96,8 +99,11 @@ class DGenCTR(tfrs.Model):
         return tf.sigmoid(self.click_logits(ids))
 
     def _click_logits_of(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
-        hidden = self.backbone(tokens, training=training, seed=seed)
-        return self.label_scoring(hidden, self.embedding.label_embeddings)
+        return self.label_scoring(self._hidden(tokens, training, seed), self.embedding.label_embeddings)
+
+    def _hidden(self, tokens: tf.Tensor, training: bool, seed: tf.Tensor | None) -> tf.Tensor:
+        compiled = training and self.run_config.runtime.xla
+        return (self._compiled_backbone if compiled else self.backbone)(tokens, training=training, seed=seed)
 
     # Losses.
 
@@ -136,7 +142,7 @@ class DGenCTR(tfrs.Model):
         mask_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 2))
         mask = corrupt(self.run_config.diffusion, size, len(self.schema.fields) + 1, mask_seed)  # (B, N+1)
         tokens = self.embedding(ids, labels, mask)
-        hidden = self.backbone(tokens, training=training, seed=dropout_seed if training else None)
+        hidden = self._hidden(tokens, training, dropout_seed if training else None)
 
         sums = self._field_losses(ids, mask[:, :-1], self.field_scoring(hidden))
         clicks = tf.nn.sigmoid_cross_entropy_with_logits(
@@ -208,9 +214,9 @@ class DGenCTR(tfrs.Model):
         return [variable for variable in self.trainable_variables if id(variable) not in idle]
 
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """One optimizer step. Returns the loss parts and the global norm of the gradient before clipping.
+        """One optimizer step. Returns the loss parts, the global norm of the gradient before clipping, and update norms.
 
-        A gradient that is not finite is replaced by zeros, so that what it came from can still be found
+        Update norms are computed in every `OBSERVED_EVERY`-th step and zero in others. A gradient that is not finite is replaced by zeros, so that what it came from can still be found
         (`explain_non_finite`).
         """
         variables = self.stage_variables
@@ -219,8 +225,10 @@ class DGenCTR(tfrs.Model):
         gradients, parts = average_over_replicas((tape.gradient(parts["loss"], variables), parts))
         norm = tf.linalg.global_norm(gradients)
         gradients = scaled_to_norm(gradients, norm, getattr(self.run_config, self.stage).gradient_norm)
+        observed = tf.equal((batch["seed"][1] + 1) % OBSERVED_EVERY, 0)
+        before = touched_values(observed, gradients, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True), experimental_aggregate_gradients=False)
-        return {**parts, "gradient_norm": norm}
+        return {**parts, "gradient_norm": norm, **update_norms(observed, before, gradients, variables)}
 
     def explain_non_finite(self, batch: dict[str, tf.Tensor]) -> list[str]:
         """What is not finite in a step on this batch: loss parts, fields and variables. Empty where nothing is found."""
