@@ -49,10 +49,12 @@ def test_table_moments_and_frequencies():
 
 
 def test_a_batch_by_hand():
-    # 3 fields and the label, 2 wide: 8 floats of tokens; 4.5 + 2 x 3.0 times these; a tower of 10 with batch norm and dropout.
-    settings = ["model.embedding_dim=2", "model.dcn.cross_layers=2", "model.dcn.hidden_units=[10]", "finetune.batch_size=5000"]
-    found = parts("finetune", tiny_schema(), *settings)
-    assert found["a batch of 5,000 rows"] == pytest.approx(5000 * 4 * (8 * 10.5 + 10 * (1.9 + 0.8 + 1.8)))
+    # 3 fields and the label, 2 wide: 8 floats of tokens; 4.5 + 2 x 3.0 times these; a tower of 100 with batch norm and dropout.
+    settings = ["model.embedding_dim=2", "model.dcn.cross_layers=2", "model.dcn.hidden_units=[100]", "finetune.batch_size=5000"]
+    expected = 5000 * 4 * (8 * 10.5 + 100 * (1.9 + 0.8 + 1.8))
+    for matmul, share in (("float32", 1.0), ("bfloat16", memory.BFLOAT16_SHARE)):
+        found = parts("finetune", tiny_schema(), *settings, f"runtime.matmul={matmul}")
+        assert found["a batch of 5,000 rows"] == pytest.approx(share * expected)
 
 
 def test_softmaxes_by_hand(monkeypatch):
@@ -60,7 +62,7 @@ def test_softmaxes_by_hand(monkeypatch):
     schema = tiny_schema({"a": 4000, "b": 3000, "c": 2000, "d": 5000, "e": 6000})
     config = load_config(None, ["model.scoring.sampled_candidates=100"])
     # full: a and b at once, and a once more; sampled: d and e; half of the samples are masked
-    assert memory._scoring_floats(config, schema) == 0.5 * (2 * (4000 + 3000) + 2 * 4000 + (1.5 * 2 + 4) * 100)
+    assert memory._softmax_floats(config, schema) == 0.5 * (2 * (4000 + 3000) + 2 * 4000 + (1.5 * 2 + 4) * 100)
 
 
 @pytest.mark.parametrize(("diffusion", "share"), [
@@ -206,7 +208,7 @@ print(peak() - before)
 
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells a process its peak")
 def test_the_prediction_is_near_the_measured_peak():
-    rows, batch, settings = 2_500_000, 32_768, ["finetune.batch_size=32768", "finetune.min_steps=1"]
+    rows, batch, settings = 2_500_000, 32_768, ["finetune.batch_size=32768", "finetune.min_steps=1", "runtime.matmul=float32"]
     done = subprocess.run([sys.executable, "-c", PEAK_OF_STEPS, str(rows), str(batch), *settings], cwd=ROOT, capture_output=True,
                           text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -18,11 +18,13 @@ from preprocessing.schema import Schema
 from trainer.config import Config
 from trainer.input import decoded_row_bytes, fitting_batch_size
 from trainer.progress import print_table
+from trainer.runtime import resolved
 
 FLOAT_BYTES = 4
 MOMENTS = 2  # of Adam, for every parameter
 EVALUATION_BATCH = 8192
 WINDOW_COPIES = 3
+BFLOAT16_SHARE = 0.55  # of what the network takes in float32
 ORDER_BYTES = 24  # of a row, while a window is shuffled
 
 # Python, TensorFlow and the libraries, with a model traced and compiled, but without its tensors.
@@ -177,7 +179,21 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
 
 
 def _training_floats(stage: str, config: Config, schema: Schema) -> float:
-    """Floats a sample of a training batch leaves behind for the gradients, and these at their peak."""
+    """Floats a sample of a training batch takes at the peak.
+
+    In float32 that is when the backbone's gradients begin. In bfloat16 its tensors are half as large, and the queries of
+    all fields, which are gone by then, count too.
+    """
+    network, queries = _network_floats(stage, config, schema), len(schema.fields) * config.model.embedding_dim
+    if halved := resolved(config).runtime.matmul == "bfloat16":
+        network *= BFLOAT16_SHARE
+    if stage == "finetune":
+        return network
+    return network + 4.0 * queries * halved + _softmax_floats(config, schema)
+
+
+def _network_floats(stage: str, config: Config, schema: Schema) -> float:
+    """Floats of a sample in embeddings and backbone, kept for the gradients, and these themselves, in float32."""
     tokens, dim = len(schema.fields) + 1, config.model.embedding_dim
     dropout = getattr(config, stage).dropout > 0
     floats = 4.5 * tokens * dim
@@ -189,10 +205,10 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
         settings = config.model.hstu
         layer = (17.0 + 1.5 * dropout) * tokens * settings.width + 1.25 * settings.heads * tokens**2
         floats += 8.0 * tokens * settings.width + settings.layers * layer
-    return floats + (_scoring_floats(config, schema) if stage == "pretrain" else 0)
+    return floats
 
 
-def _scoring_floats(config: Config, schema: Schema) -> float:
+def _softmax_floats(config: Config, schema: Schema) -> float:
     """Floats a sample takes in the softmaxes of pre-training: arrays [masked samples, values or candidates].
 
     Two of a field with a full softmax live until its gradient is known, and TensorFlow works on as many fields at once as
@@ -219,7 +235,7 @@ def _evaluation_floats(config: Config, schema: Schema) -> float:
     tokens, model = len(schema.fields) + 1, config.model
     if model.backbone == "dcn":
         return 5.0 * tokens * model.embedding_dim + 3.0 * max(model.dcn.hidden_units, default=0)
-    return 8.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2
+    return 15.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2
 
 
 def _frequency_bytes(stage: str, schema: Schema) -> float:
