@@ -355,7 +355,7 @@ def _read_model(model: DGenCTR, checkpoint: Path) -> int:
 
 def differences(stored: Config, current: Config, stage: Stage) -> list[str]:
     """What the stage depends on and has changed, as `key: stored -> current`; a longer run is no difference."""
-    sections = ("seed", "model", "input", stage) + (("diffusion",) if stage == "pretrain" else ())
+    sections = ("seed", "model", "input", "runtime", stage) + (("diffusion",) if stage == "pretrain" else ())
     found = []
 
     def compare(old, new, key: str) -> None:
