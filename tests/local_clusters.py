@@ -25,9 +25,9 @@ NETWORK = ["model.embedding_dim=4", "model.dcn.hidden_units=[16]", "finetune.dro
            "pretrain.learning_rate=0.01", "finetune.table_decay=0.01", "runtime.matmul=float32"]
 FOUR_STEPS = [*NETWORK, "finetune.epochs=3", "finetune.batch_size=256", "finetune.min_steps=1"]
 # The whole split is one batch, so that the steps of one process and of two workers see the same rows.
-WHOLE_SPLIT = [*NETWORK, "finetune.epochs=36", "finetune.patience=36", "finetune.batch_size=1024", "finetune.min_steps=1"]
+WHOLE_SPLIT = [*NETWORK, "finetune.epochs=20", "finetune.patience=20", "finetune.batch_size=1024", "finetune.min_steps=1"]
 PRETRAIN = [*NETWORK, "pretrain.epochs=4", "pretrain.batch_size=128", "pretrain.min_steps=1"]
-SERVED = [*PRETRAIN, "finetune.epochs=20", "finetune.patience=20", "finetune.batch_size=64", "finetune.min_steps=1"]
+SERVED = [*PRETRAIN, "finetune.epochs=14", "finetune.patience=14", "finetune.batch_size=64", "finetune.min_steps=1"]
 
 
 def command(name: str, stage: str, settings: list[str], *flags: str) -> list[str]:

@@ -202,7 +202,7 @@ def test_two_devices_train_as_one(clusters, data, tmp_path):
 
 def test_two_workers_killed_and_stopped_on_the_way_train_as_one_process(clusters, data, tmp_path):
     run = figures(clusters, "killed")
-    assert run["codes"] == [0, 0] and 4 <= run["epoch"] < 36
+    assert run["codes"] == [0, 0] and 4 <= run["epoch"] < 20
     one = in_one_process(tmp_path / "one", data, "finetune", local_settings(clusters, "killed"), "--from_scratch")
     assert_same_training(one, StageCheckpoints(clusters / "killed", "finetune"))
 
@@ -254,8 +254,8 @@ def test_rows_are_carried_over_in_one_process(clusters, data, tmp_path):
 
 
 def test_two_workers_pretrain_as_well_as_one_process(clusters, data, tmp_path):
-    """The same rows and masks of the same law, but other draws: an epoch's loss, the mean over 1,024 samples and their
-    masks, differed by 1 to 7 percent between seeds of one process, so it is held to 10."""
+    """Masks of the same law, but other draws: the losses of the four validations differed by 2 to 6 percent when this was
+    written, the last one by 2. It is held to 10."""
     assert figures(clusters, "pretrain")["codes"] == [0, 0]
     one = in_one_process(tmp_path / "one", data, "pretrain", local_settings(clusters, "pretrain")).history()
     two = StageCheckpoints(clusters / "servers", "pretrain").history()
@@ -270,7 +270,7 @@ def test_parameter_servers_outlive_a_worker_and_the_chief(clusters):
     assert run == {"killed": -signal.SIGKILL, "stopped": 143, "chief": 0, "ended": [-signal.SIGTERM] * 4}
     assert (clusters / "servers.worker1.log").read_text().count("serving on localhost:") == 2
     history = StageCheckpoints(clusters / "servers", "finetune").history()
-    assert [record["step"] for record in history] == [16 * epoch for epoch in range(1, 21)]
+    assert [record["step"] for record in history] == [16 * epoch for epoch in range(1, 15)]
     assert history[-1]["train"]["loss"] < 0.9 * history[0]["train"]["loss"]
 
 
@@ -287,7 +287,7 @@ def test_the_table_is_sharded_and_its_checkpoint_is_whole(clusters, data):
 
 def test_one_process_continues_what_parameter_servers_began(clusters, data, tmp_path, capsys):
     model = shutil.copytree(clusters / "servers", tmp_path / "copy")
-    longer = [*local_settings(clusters, "servers"), "finetune.epochs=21", "finetune.patience=21"]
+    longer = [*local_settings(clusters, "servers"), "finetune.epochs=15", "finetune.patience=15"]
     history = in_one_process(model, data, "finetune", longer).history()
-    assert "continuing after epoch 20" in capsys.readouterr().out
-    assert len(history) == 21 and history[-1]["train"]["loss"] < 0.9 * history[0]["train"]["loss"]
+    assert "continuing after epoch 14" in capsys.readouterr().out
+    assert len(history) == 15 and history[-1]["train"]["loss"] < 0.9 * history[0]["train"]["loss"]
