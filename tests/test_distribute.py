@@ -23,7 +23,6 @@ from trainer.distribute import Cluster, ClusterLost, Distribution, _sharding_onl
 from trainer.input import DataFolder
 from trainer.loop import train
 from trainer.prediction import Predictor
-from trainer.runtime import resolved
 
 TWO_WORKERS = {"worker": ["a:1", "b:1"]}
 EMBEDDING_DIM = 4
@@ -236,12 +235,6 @@ def test_a_process_that_is_not_the_chief_leaves_the_model_folder_alone(data, tmp
     config = load_config(None, ["model.embedding_dim=4", "finetune.epochs=1"])
     train("finetune", config, data, tmp_path / "model", from_scratch=True, distribution=Bystander())
     assert not (tmp_path / "model").exists()
-
-
-def test_bfloat16_is_for_one_device():
-    assert resolved(load_config(), several_devices=True).runtime.matmul == "float32"
-    with pytest.raises(UserError, match="runtime.matmul=bfloat16 is for one device"):
-        resolved(load_config(None, ["runtime.matmul=bfloat16"]), several_devices=True)
 
 
 def test_rows_are_carried_over_in_one_process(clusters, data, tmp_path):

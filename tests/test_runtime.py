@@ -1,4 +1,4 @@
-"""How steps are computed: precision and XLA change digits, not the model; evaluation stays float32."""
+"""How steps are computed: what suits the processor, deterministic kernels, XLA."""
 
 import numpy as np
 import pytest
@@ -8,34 +8,7 @@ from data_folders import tiny_schema
 from trainer.config import RuntimeConfig, load_config
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
-from trainer.runtime import BFLOAT16_MATMUL, multiplies_bfloat16, require_determinism, resolved, training_precision
-
-
-def matmul_option() -> bool:
-    return tf.config.optimizer.get_experimental_options().get(BFLOAT16_MATMUL, False)
-
-
-def test_bfloat16_is_chosen_inside_and_float32_outside():
-    with training_precision(RuntimeConfig(matmul="bfloat16")):
-        assert matmul_option()
-    assert not matmul_option()
-
-
-def test_float32_is_restored_after_an_error():
-    with pytest.raises(KeyError), training_precision(RuntimeConfig(matmul="bfloat16")):
-        raise KeyError
-    assert not matmul_option()
-
-
-def test_a_product_is_rounded_inside_only():
-    # bfloat16 has 8 significant bits: 1 + 2^-10 is rounded to 1, and so is every product with it.
-    product = tf.function(lambda a, b: tf.matmul(a, b))
-    a, b = tf.fill((64, 64), 1.0 + 2.0**-10), tf.eye(64)
-    assert product(a, b).numpy().max() == 1.0 + 2.0**-10
-    with training_precision(RuntimeConfig(matmul="bfloat16")):
-        inside = product(a, b).numpy().max()
-    assert inside in (1.0, 1.0 + 2.0**-10)  # processors without bfloat16 instructions stay with float32
-    assert product(a, b).numpy().max() == 1.0 + 2.0**-10
+from trainer.runtime import multiplies_bfloat16, require_determinism, resolved
 
 
 @pytest.mark.parametrize(("flags", "native"), [("fpu avx2", False), ("fpu avx512_bf16 avx2", True), ("amx_bf16", True)])

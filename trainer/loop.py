@@ -41,7 +41,7 @@ from trainer.norms import UPDATE_NORM
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
 from trainer.progress import StepProgress, describe_losses, print_table, timed
-from trainer.runtime import require_determinism, resolved, training_precision
+from trainer.runtime import require_determinism, resolved
 from trainer.vocabularies import keep_vocabularies
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
@@ -75,7 +75,7 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     """
     began = time.monotonic() if began is None else began
     distribution = distribution or Distribution()
-    config = resolved(config, several_devices=not distribution.is_single)
+    config = resolved(config)
     model_dir, data = Path(model_dir), DataFolder.open(data_dir)
     _refuse_foreign_folder(model_dir)
     _refuse_one_class(data, config)
@@ -326,7 +326,7 @@ class _Run:
         self._distribution.wait_for_all()  # the next stage starts from what the chief has written
 
     def _epoch(self) -> None:
-        with self._interruption.held(), training_precision(self._config.runtime):
+        with self._interruption.held():
             progress = self._train_epoch()
         start = time.monotonic()
         with timed(self._state.seconds, "validation"):

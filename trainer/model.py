@@ -16,6 +16,7 @@ from trainer.distribute import average_over_replicas, own_name, replica_seed
 from trainer.embedding import SharedEmbedding
 from trainer.norms import touched_values, update_norms
 from trainer.optimizers import scaled_to_norm
+from trainer.products import bfloat16_products
 from trainer.scoring import FieldScoring, LabelScoring
 
 Stage = Literal["pretrain", "finetune"]
@@ -115,8 +116,10 @@ class DGenCTR(tfrs.Model):
             and dropout are drawn.
           training: whether dropout, feature masks and the batch's own moments are used.
         """
-        if self.stage == "pretrain":
-            return self._diffusion_loss_parts(batch, training)
+        with bfloat16_products(training and self.run_config.runtime.matmul == "bfloat16"):
+            return self._diffusion_loss_parts(batch, training) if self.stage == "pretrain" else self._click_loss(batch, training)
+
+    def _click_loss(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         logits = self._training_click_logits(batch) if training else self.click_logits(batch["ids"])
         losses = self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])  # (B,)
         return {"loss": tf.reduce_mean(losses)}

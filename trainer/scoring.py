@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from trainer.config import ScoringConfig
+from trainer.products import Dense, matmul
 
 
 class FieldScoring(tf.keras.layers.Layer):
@@ -45,9 +46,9 @@ class FieldScoring(tf.keras.layers.Layer):
     def call(self, hidden: tf.Tensor) -> tf.Tensor:
         """Query vectors z [N, B, d] of all fields: field-major, as each field is scored on its own."""
         if self._per_token:
-            queries = tf.matmul(tf.transpose(hidden[:, :-1], (1, 0, 2)), self.kernel)  # (N, B, d)
+            queries = matmul(tf.transpose(hidden[:, :-1], (1, 0, 2)), self.kernel)  # (N, B, d)
         else:
-            flat = tf.matmul(hidden, self.kernel)  # (B, N d)
+            flat = matmul(hidden, self.kernel)  # (B, N d)
             queries = tf.transpose(tf.reshape(flat, (-1, self._num_fields, self._dim)), (1, 0, 2))
         return queries + self.bias[:, tf.newaxis]
 
@@ -75,7 +76,7 @@ class LabelScoring(tf.keras.layers.Layer):
 
     def __init__(self, dim: int, click_rate: float, **kwargs):
         super().__init__(**kwargs)
-        self._query = tf.keras.layers.Dense(dim)
+        self._query = Dense(dim)
         self._log_odds = float(tf.math.log(click_rate / (1.0 - click_rate)))
 
     def build(self, hidden_shape: tf.TensorShape) -> None:

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from trainer.config import RuntimeConfig
 from trainer.diffusion.loss import full_cross_entropy
 from trainer.layers import BatchNorm, dropout
-from trainer.runtime import training_precision
+from trainer.products import Cross, bfloat16_products
 
 BATCH, TOKENS_WIDTH, HIDDEN, DIM = 4096, 640, 400, 16
 MASKED, VALUES = 2100, 4096
@@ -24,17 +23,12 @@ Loss = Callable[[], tf.Tensor]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two ways to compute the same loss and its gradients with respect to `inputs`.
-
-    Attributes:
-      ours_in_bfloat16: whether our way runs with `runtime.matmul=bfloat16`.
-    """
+    """Two ways to compute the same loss and its gradients with respect to `inputs`."""
 
     name: str
     usual: Loss
     ours: Loss
     inputs: list[tf.Variable]
-    ours_in_bfloat16: bool = False
 
 
 def _softmax_pair() -> Pair:
@@ -66,11 +60,9 @@ def _batch_norm_pair() -> Pair:
                 lambda: tf.reduce_sum(ours(x, training=True) ** 2), [x])
 
 
-def _cross_tower(policy: tf.keras.mixed_precision.Policy | None = None) -> Callable[[tf.Tensor], tf.Tensor]:
-    layers = [tfrs.layers.dcn.Cross(kernel_initializer="glorot_uniform", dtype=policy) for _ in range(CROSSES)]
-
+def _cross_tower(layers: list[tf.keras.layers.Layer], dtype: tf.DType = tf.float32) -> Callable[[tf.Tensor], tf.Tensor]:
     def tower(x: tf.Tensor) -> tf.Tensor:
-        start = crossed = tf.cast(x, policy.compute_dtype if policy else tf.float32)
+        start = crossed = tf.cast(x, dtype)
         for layer in layers:
             crossed = layer(start, crossed)
         return tf.reduce_sum(tf.cast(crossed, tf.float32) ** 2)
@@ -81,12 +73,17 @@ def _cross_tower(policy: tf.keras.mixed_precision.Policy | None = None) -> Calla
 
 def _cross_pairs() -> list[Pair]:
     x = tf.Variable(tf.random.stateless_normal((BATCH, TOKENS_WIDTH), SEED))
-    plain, policy = _cross_tower(), _cross_tower(BFLOAT16)
+    plain = _cross_tower([Cross() for _ in range(CROSSES)])
+    policy = _cross_tower([tfrs.layers.dcn.Cross(dtype=BFLOAT16) for _ in range(CROSSES)], tf.bfloat16)
     compiled = tf.function(plain, jit_compile=True)
+
+    def rounded() -> tf.Tensor:
+        with bfloat16_products():
+            return plain(x)
+
     return [
-        Pair("crosses: float32 | runtime.matmul=bfloat16", lambda: plain(x), lambda: plain(x), [x], ours_in_bfloat16=True),
-        Pair("crosses: Keras' mixed_bfloat16 policy | runtime.matmul=bfloat16", lambda: policy(x), lambda: plain(x), [x],
-             ours_in_bfloat16=True),
+        Pair("crosses: float32 | runtime.matmul=bfloat16", lambda: plain(x), rounded, [x]),
+        Pair("crosses: Keras' mixed_bfloat16 policy | runtime.matmul=bfloat16", lambda: policy(x), rounded, [x]),
         Pair("crosses: XLA | no XLA", lambda: compiled(x), lambda: plain(x), [x]),
     ]
 
@@ -101,13 +98,12 @@ def _compiled_step(loss: Loss, inputs: list[tf.Variable]) -> Callable[[], list[t
     return step
 
 
-def _milliseconds(step: Callable[[], list[tf.Tensor]], bfloat16: bool, repetitions: int) -> float:
-    with training_precision(RuntimeConfig(matmul="bfloat16" if bfloat16 else "float32")):
-        start = time.perf_counter()
-        for _ in range(repetitions):
-            gradients = step()
-        tf.convert_to_tensor(gradients[0]).numpy()
-        return 1e3 * (time.perf_counter() - start) / repetitions
+def _milliseconds(step: Callable[[], list[tf.Tensor]], repetitions: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repetitions):
+        gradients = step()
+    tf.convert_to_tensor(gradients[0]).numpy()
+    return 1e3 * (time.perf_counter() - start) / repetitions
 
 
 def pairs() -> list[Pair]:
@@ -119,7 +115,7 @@ def measure(pair: Pair, rounds: int, repetitions: int) -> tuple[str, ...]:
     usual, ours = _compiled_step(pair.usual, pair.inputs), _compiled_step(pair.ours, pair.inputs)
     times: list[tuple[float, float]] = []
     for _ in range(rounds + 1):  # the first one compiles
-        times.append((_milliseconds(usual, False, repetitions), _milliseconds(ours, pair.ours_in_bfloat16, repetitions)))
+        times.append((_milliseconds(usual, repetitions), _milliseconds(ours, repetitions)))
     of_usual, of_ours = (statistics.median(column) for column in zip(*times[1:], strict=True))
     ratio = statistics.median(before / after for before, after in times[1:])
     return pair.name, f"{of_usual:.1f}", f"{of_ours:.1f}", f"{ratio:.2f}"

@@ -13,7 +13,7 @@ from trainer.distribute import Distribution
 from trainer.input import DataFolder, TrainingSplit
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer, set_learning_rate
-from trainer.runtime import resolved, training_precision
+from trainer.runtime import resolved
 
 WINDOWS = 4
 
@@ -56,9 +56,8 @@ def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], d
     taken = chain.from_iterable(steps.run(epoch, 0, partial(inputs, epoch), lambda: False) for epoch in count())
 
     def run(number: int) -> dict:
-        with training_precision(config.runtime):
-            for parts in islice(taken, number):
-                loss = parts["loss"]
+        for parts in islice(taken, number):
+            loss = parts["loss"]
         return {"steps": number, "loss": loss, "matmul": config.runtime.matmul}
 
     return run

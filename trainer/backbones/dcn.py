@@ -1,10 +1,10 @@
 """DCN-V2 on the concatenated tokens: cross layers beside a deep tower."""
 
 import tensorflow as tf
-import tensorflow_recommenders as tfrs
 
 from trainer.config import DcnConfig
 from trainer.layers import BatchNorm, dropout, layer_seed
+from trainer.products import Cross, Dense
 
 # One step in ten weighs the running statistics: an epoch of a small log has only tens of steps.
 BATCH_NORM = {"momentum": 0.9, "epsilon": 1e-5}
@@ -24,9 +24,9 @@ class DcnBackbone(tf.keras.layers.Layer):
 
     def __init__(self, config: DcnConfig, dropout_rate: float, **kwargs):
         super().__init__(**kwargs)
-        self._crosses = [tfrs.layers.dcn.Cross(kernel_initializer="glorot_uniform") for _ in range(config.cross_layers)]
+        self._crosses = [Cross() for _ in range(config.cross_layers)]
         self._dropout_rate = dropout_rate
-        self._deep = [tf.keras.layers.Dense(units, use_bias=not config.batch_norm) for units in config.hidden_units]
+        self._deep = [Dense(units, use_bias=not config.batch_norm) for units in config.hidden_units]
         self._norms = [BatchNorm(**BATCH_NORM) for _ in config.hidden_units] if config.batch_norm else []
 
     def call(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:

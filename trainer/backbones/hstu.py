@@ -4,6 +4,7 @@ import tensorflow as tf
 
 from trainer.config import HstuConfig
 from trainer.layers import dropout, layer_seed
+from trainer.products import Dense
 
 
 class HstuBlock(tf.keras.layers.Layer):
@@ -22,8 +23,8 @@ class HstuBlock(tf.keras.layers.Layer):
         self._head_width = config.width // config.heads
         self._input_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
         self._output_norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
-        self._split = tf.keras.layers.Dense(4 * config.width, activation="swish")
-        self._output = tf.keras.layers.Dense(config.width)
+        self._split = Dense(4 * config.width, activation="swish")
+        self._output = Dense(config.width)
         self._dropout_rate = dropout_rate
 
     def _to_heads(self, x: tf.Tensor) -> tf.Tensor:
@@ -44,7 +45,7 @@ class HstuBackbone(tf.keras.layers.Layer):
 
     def __init__(self, config: HstuConfig, dropout_rate: float, **kwargs):
         super().__init__(**kwargs)
-        self._widen = tf.keras.layers.Dense(config.width)
+        self._widen = Dense(config.width)
         self._blocks = [HstuBlock(config, dropout_rate) for _ in range(config.layers)]
         self._norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
 
