@@ -24,7 +24,7 @@ FLOAT_BYTES = 4
 MOMENTS = 2  # of Adam, for every parameter
 EVALUATION_BATCH = 8192
 WINDOW_COPIES = 3
-BFLOAT16_SHARE = 0.55  # of what the network takes in float32
+BFLOAT16_SHARE = 0.88  # of what the network takes in float32
 ORDER_BYTES = 24  # of a row, while a window is shuffled
 
 # Python, TensorFlow and the libraries, with a model traced and compiled, but without its tensors.
@@ -181,8 +181,8 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
 def _training_floats(stage: str, config: Config, schema: Schema) -> float:
     """Floats a sample of a training batch takes at the peak.
 
-    In float32 that is when the backbone's gradients begin. In bfloat16 its tensors are half as large, and the queries of
-    all fields, which are gone by then, count too.
+    In float32 that is when the backbone's gradients begin. With products in bfloat16 their operands are kept in half the
+    size, and the queries of all fields, which are gone by then, count too.
     """
     network, queries = _network_floats(stage, config, schema), len(schema.fields) * config.model.embedding_dim
     if halved := resolved(config).runtime.matmul == "bfloat16":
