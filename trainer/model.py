@@ -162,11 +162,11 @@ class DGenCTR(tfrs.Model):
         Args:
           ids: int [B, N]; mask: bool [B, N]; queries: float [N, B, d].
         """
-        mask = tf.transpose(mask)  # (N, B)
+        mask = tf.stack(tf.unstack(mask, axis=1))  # (N, B); oneDNN prints a warning for a transpose of truth values
         counts = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # (N,)
         cells = tf.where(mask)  # (M, 2), field by field
         masked_queries = tf.split(self.field_scoring.as_queries(tf.gather_nd(queries, cells)), counts, num=len(self.schema.fields))
-        masked_ids = tf.split(tf.gather_nd(tf.transpose(ids), cells), counts, num=len(self.schema.fields))
+        masked_ids = tf.split(tf.gather_nd(ids, tf.reverse(cells, [1])), counts, num=len(self.schema.fields))
 
         keys = self._keys_of_full_fields()
         losses = {}
