@@ -20,7 +20,8 @@ from scipy.stats import ttest_rel
 
 from preprocessing import errors
 from preprocessing.errors import UserError
-from trainer.checkpoints import StageCheckpoints, write_atomically
+from preprocessing.files import write_atomically
+from trainer.checkpoints import StageCheckpoints
 from trainer.config import load_config
 from trainer.progress import print_table
 

@@ -34,6 +34,7 @@ from scipy.stats import ttest_rel
 from preprocessing import errors
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
+from preprocessing.files import write_atomically
 from preprocessing.folder import new_data_folder
 from preprocessing.records import serialize_records
 from preprocessing.schema import (
@@ -50,7 +51,7 @@ from preprocessing.schema import (
 )
 from preprocessing.statistics import Buckets, NumberCounts, ValueCounts, Vocabulary
 from preprocessing.synthetic import DAY, START, Settings, make_population, make_schema, pilot_intercept, shard_blocks
-from trainer.checkpoints import load_trained, write_atomically
+from trainer.checkpoints import load_trained
 from trainer.config import Config, load_config
 from trainer.input import DataFolder
 from trainer.loop import train

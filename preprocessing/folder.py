@@ -1,4 +1,4 @@
-"""Folders and files that are either whole or not there."""
+"""Data folders that are either whole or not there."""
 
 import fcntl
 import os
@@ -9,23 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from preprocessing.errors import UserError
+from preprocessing.files import flush, umask
 from preprocessing.schema import MANIFEST_FILE
-
-
-@contextmanager
-def replaced_file(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; on success it is flushed to the disk and renamed to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())
-        _flush(Path(temporary))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -38,7 +23,7 @@ def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     output = output.absolute()
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    os.chmod(partial, 0o777 & ~_umask())
+    os.chmod(partial, 0o777 & ~umask())
     lock = _lock(partial)
     try:
         yield partial
@@ -111,27 +96,13 @@ def _lock(folder: Path) -> int:
 
 def _publish(partial: Path, output: Path) -> None:
     for path in partial.rglob("*"):
-        _flush(path)
-    _flush(partial)
+        flush(path)
+    flush(partial)
     replaced = None
     if output.exists() and any(output.iterdir()):
         replaced = output.parent / partial.name.replace(".partial-", ".replaced-")
         os.rename(output, replaced)
     os.rename(partial, output)
-    _flush(output.parent)
+    flush(output.parent)
     if replaced:
         shutil.rmtree(replaced)
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -23,7 +23,8 @@ from rich.console import Console
 
 from preprocessing import report, transform
 from preprocessing.errors import UserError
-from preprocessing.folder import new_data_folder, replaced_file
+from preprocessing.files import replaced_file
+from preprocessing.folder import new_data_folder
 from preprocessing.progress import ProgressDisplay, ProgressFile
 from preprocessing.records import serialize_records
 from preprocessing.rows import Rows, read_rows

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import tensorflow as tf
 
-from preprocessing.folder import replaced_file
+from preprocessing.files import replaced_file
 from preprocessing.rows import Rows
 from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW
 from preprocessing.sources import Descriptor, Rejection

@@ -20,6 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
+from preprocessing.files import flush
 from preprocessing.schema import SCHEMA_FILE, Schema, load_data_folder_schema, train_checksum
 from serving.served_model import ClickModel, save_served_model
 from serving.signatures import DEFAULT_SIGNATURE, LOGIT_OUTPUT, NAMED_SIGNATURE, PROBABILITY_OUTPUT, raw_dtypes
@@ -207,20 +208,12 @@ def _remove_leftovers(base_path: Path) -> None:
 def _sync_to_disk(folder: Path) -> None:
     for directory, _, names in os.walk(folder, topdown=False):
         for path in (*(os.path.join(directory, name) for name in names), directory):
-            _fsync(path)
-
-
-def _fsync(path: str | Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            flush(path)
 
 
 def _publish_next_version(staging: Path, base_path: Path) -> Path:
     with _locked(base_path):
         version_dir = base_path / str(max(find_versions(base_path), default=0) + 1)
         staging.rename(version_dir)
-        _fsync(base_path)
+        flush(base_path)
     return version_dir

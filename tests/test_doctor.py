@@ -247,6 +247,12 @@ def test_an_absent_data_folder(tmp_path):
         doctor.check_schema(Patient(data_dir=tmp_path / "absent"))
 
 
+def test_a_missing_data_folder_is_named_once(tmp_path):
+    findings = {finding.check: finding for finding in doctor.diagnose(Patient(data_dir=tmp_path / "absent"))}
+    assert findings["data: schema"].status == "fail"
+    assert (findings["data: rows"].status, findings["data: rows"].text) == ("skip", "needs data: schema")
+
+
 def test_an_unfinished_data_folder(patient):
     (patient.data_dir / "manifest.json").unlink()
     with pytest.raises(UserError, match="unfinished or not a data folder: write it with `python -m preprocessing.task"):

@@ -14,7 +14,6 @@ with it.
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterable
@@ -26,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
+from preprocessing.files import flush, write_atomically
 from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.config import Config, load_config
 from trainer.distribute import first_copy
@@ -82,24 +82,6 @@ class TrainingState:
         return _name(self.epoch) + (f"-step-{self.step:08d}" if self.epoch_step else "")
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file so that readers see the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.partial")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _name(epoch: int) -> str:
     return f"epoch-{epoch:04d}"
 
@@ -122,12 +104,12 @@ def seal(checkpoint: Path) -> None:
     """Makes the files of a finished checkpoint durable and writes their checksums, last."""
     files = sorted(checkpoint.iterdir())
     with ThreadPoolExecutor(1) as pool:
-        durable = pool.submit(lambda: [_sync(path) for path in files])  # while the checksums are computed
+        durable = pool.submit(lambda: [flush(path) for path in files])  # while the checksums are computed
         checksums = _checksums(files)
         durable.result()
     content = {path.name: {"bytes": path.stat().st_size, "sha256": checksums[path.name]} for path in files}
     write_atomically(checkpoint / CHECKSUM_FILE, json.dumps(content, indent=2))
-    _sync(checkpoint)
+    flush(checkpoint)
 
 
 def damage(checkpoint: Path, only: Callable[[str], bool] = lambda name: True) -> str | None:
@@ -203,7 +185,7 @@ class StageCheckpoints:
         if final.exists():  # a damaged one that was skipped
             self._discard(final)
         partial.rename(final)
-        _sync(self.folder)
+        flush(self.folder)
         self._keep_around(final, state.best_epoch)
 
     def remove_leftovers(self) -> None:

@@ -503,7 +503,7 @@ CHECKS = (
     Check("serving port", check_port),
     Check("settings", check_settings),
     Check("data: schema", check_schema),
-    Check("data: rows", check_rows),
+    Check("data: rows", check_rows, needs=("data: schema",)),
     Check("data: files", check_files, needs=("data: schema",)),
     Check("memory", check_memory, needs=("tensorflow", "settings", "data: schema", "data: rows")),
     Check("disk", check_disk, needs=("tensorflow", "settings", "data: schema")),

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.errors import UserError
+from preprocessing.files import write_atomically
 from preprocessing.schema import SCHEMA_FILE
 from trainer import plots
-from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained, write_atomically
+from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained
 from trainer.input import DataFolder
 from trainer.metrics import click_metrics, normalized_entropy
 from trainer.prediction import Predictor

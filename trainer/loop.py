@@ -12,6 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from preprocessing.errors import UserError
+from preprocessing.files import write_atomically
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
 from trainer.carry_over import EarlierModel, carry_over
 from trainer.checkpoints import (
@@ -26,7 +27,6 @@ from trainer.checkpoints import (
     restore_model,
     resume,
     schema_differences,
-    write_atomically,
 )
 from trainer.config import Config, StageConfig
 from trainer.disk import explain_when_full, require_space

@@ -6,7 +6,6 @@ A checkpoint names the data that it was trained on by the same checksum (`Traini
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from preprocessing.errors import UserError
+from preprocessing.files import flush
 from preprocessing.schema import BUCKETS_FILE, SCHEMA_FILE, SPECIAL_ROWS, VOCABULARIES, CategoricalField, NumericField
 from trainer.input import DataFolder
 
@@ -45,19 +45,11 @@ def keep_vocabularies(data: DataFolder, model_dir: Path) -> None:
     (partial / VOCABULARIES).mkdir(parents=True)
     for name in names:
         shutil.copyfile(data.path / name, partial / name)
-        _sync(partial / name)
+        flush(partial / name)
     for folder in (partial / VOCABULARIES, partial):
-        _sync(folder)
+        flush(folder)
     partial.rename(kept)
-    _sync(kept.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    flush(kept.parent)
 
 
 def _vocabulary_name(field: CategoricalField) -> str:

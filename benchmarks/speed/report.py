@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.speed.network import CROSS_LAYERS, DIM, HIDDEN_UNITS, IN_FLOAT32, STAGES
-from preprocessing.folder import replaced_file
+from preprocessing.files import replaced_file
 from trainer.progress import print_table
 
 RESULTS = "training_speed"
