@@ -89,7 +89,7 @@ def _typed(text: TextBatch, schema: Schema, split: str | None) -> Rows:
     batch, reasons = text.batch, RowReasons(len(text.batch))
     label = _label(batch, schema, reasons)
     features = {}
-    for field in schema.fields:
+    for field in schema.id_fields:
         column = batch[field.source]
         if isinstance(field, CategoricalField):
             features[field.name] = column
@@ -99,7 +99,7 @@ def _typed(text: TextBatch, schema: Schema, split: str | None) -> Rows:
                 features[field.name] = numbers.astype(np.float32)
     timestamp = None
     if schema.timestamp:
-        timestamp = _required_numbers(batch, schema, schema.timestamp, "timestamp", reasons)
+        timestamp = _required_numbers(batch, schema, schema.timestamp.column, "timestamp", reasons)
     group = None
     if schema.group:
         group = (hash_texts(batch[schema.group], _GROUP_SALT) & _POSITIVE_63_BITS).astype(np.int64)

@@ -7,12 +7,14 @@ data folder. Everything that needs to know what a field is asks here.
 import hashlib
 import json
 import keyword
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 from pydantic import Field as Setting
+from typing_extensions import Self
 
 from preprocessing.errors import UserError
 from preprocessing.settings import read_mapping, require_mapping, validate
@@ -21,12 +23,16 @@ MISSING_ROW = 0
 UNKNOWN_ROW = 1
 SPECIAL_ROWS = 2
 SPLITS = ("train", "valid", "test")
-RESERVED_NAMES = frozenset({"ids", "values", "label", "group", "timestamp", "examples", "inputs"})
+RESERVED_NAMES = frozenset({"ids", "values", "label", "group", "timestamp", "key", "weight", "examples", "inputs"})
 UNSERVABLE_NAMES = frozenset({"self", *keyword.kwlist})  # a SavedModel signature refuses them as names of its inputs
 SCHEMA_FILE = "schema.yaml"
 MANIFEST_FILE = "manifest.json"
 VOCABULARIES = "vocabularies"
+VECTORS = "vectors"
 BUCKETS_FILE = "buckets.json"
+FREQUENCIES_FILE = "frequencies.npy"
+
+Format = Literal["csv", "parquet", "tfrecord", "libsvm", "libfm", "libffm"]
 
 
 class _Frozen(BaseModel):
@@ -38,11 +44,9 @@ class _Field(_Frozen):
 
     name: str = Setting(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
     column: str | None = None
-    rows: int | None = Setting(default=None, ge=SPECIAL_ROWS, description="Rows in the shared table, special rows included.")
-    offset: int | None = Setting(default=None, ge=0, description="First row of the field in the shared table.")
 
     @model_validator(mode="after")
-    def _name_is_free(self) -> "_Field":
+    def _name_is_free(self) -> Self:
         if self.name in RESERVED_NAMES:
             raise ValueError(
                 f"field name {self.name!r} is reserved for the records; choose another name and give `column: {self.name}`"
@@ -59,46 +63,148 @@ class _Field(_Frozen):
         return self.column or self.name
 
 
-class CategoricalField(_Field):
-    """A field whose values are names: row 0 missing, row 1 unknown, rows 2.. the values by falling training count.
+class _TableField(_Field):
+    """A field whose values have rows in the shared embedding table."""
+
+    rows: int | None = Setting(default=None, ge=SPECIAL_ROWS, description="Rows in the shared table, special rows included.")
+    offset: int | None = Setting(default=None, ge=0, description="First row of the field in the shared table.")
+
+
+class _NamedValues(_TableField):
+    """A field whose values are names: row 0 missing, row 1 unknown, rows 2.. its values.
 
     Attributes:
       min_count: a value seen fewer times in the training split trains the unknown row.
       max_size: keep at most this many values, the most frequent.
+      vocabulary: the field whose vocabulary, and rows, this one shares. It is built from the values of all that share it.
+      hash_buckets: no vocabulary: value v has row 2 + fingerprint(v) mod hash_buckets, and nothing is unknown.
     """
 
-    kind: Literal["categorical"] = "categorical"
     min_count: int = Setting(default=1, ge=1)
     max_size: int | None = Setting(default=None, ge=1)
+    vocabulary: str | None = None
+    hash_buckets: int | None = Setting(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _one_kind_of_vocabulary(self) -> Self:
+        if self.vocabulary and self.hash_buckets:
+            raise ValueError("give `vocabulary` (another field's) or `hash_buckets`, not both")
+        if (self.vocabulary or self.hash_buckets) and (self.min_count > 1 or self.max_size):
+            taken = "`vocabulary`: the other field's" if self.vocabulary else "`hash_buckets`: hashing keeps no counts, so no"
+            raise ValueError(f"`min_count` and `max_size` have no effect beside {taken} limits apply")
+        return self
 
 
-class NumericField(_Field):
-    """A field whose values are numbers: row 0 missing, row 1 unknown (never trained), rows 2.. its quantile buckets.
+class CategoricalField(_NamedValues):
+    """A field with one name a row."""
+
+    kind: Literal["categorical"] = "categorical"
+
+
+class MultivaluedField(_NamedValues):
+    """A field with a set of names a row, such as genres.
 
     Attributes:
-      buckets: number of quantile buckets over the training split; fewer where quantiles coincide.
+      separator: between the values of a cell, where the log is text.
+      max_length: keep the first so many values.
+    """
+
+    kind: Literal["multivalued"] = "multivalued"
+    separator: str = Setting(default="|", min_length=1, max_length=1)
+    max_length: int = Setting(default=16, ge=1)
+
+
+class SequenceField(_NamedValues):
+    """A field with an ordered list of names a row, oldest first, such as the items a user clicked before.
+
+    Attributes:
+      separator: between the values of a cell, where the log is text.
+      max_length: keep the last so many values, the most recent.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    separator: str = Setting(default="|", min_length=1, max_length=1)
+    max_length: int = Setting(default=50, ge=1)
+
+
+class NumericField(_TableField):
+    """A field whose values are numbers: row 0 missing, row 1 unknown (never trained), rows 2.. its buckets.
+
+    Attributes:
+      bucketing: "quantile": buckets of equal training counts; "log_square": bucket floor(ln(x)^2) above 2, one bucket an
+        integer from -2 to 2, mirrored below; as far as the training numbers reach.
+      buckets: number of quantile buckets; fewer where quantiles coincide.
     """
 
     kind: Literal["numeric"] = "numeric"
+    bucketing: Literal["quantile", "log_square"] = "quantile"
     buckets: int = Setting(default=32, ge=2, le=4096)
 
 
-AnyField = Annotated[CategoricalField | NumericField, Setting(discriminator="kind")]
+class VectorTable(_Frozen):
+    """A side table with one vector a key.
+
+    Attributes:
+      file: `.npz` (arrays `key` and `values` of equal length) or `.parquet` (a column `key`, a list column `values`);
+        relative to the schema's file.
+      key, values: names of the arrays or columns.
+    """
+
+    file: str
+    key: str
+    values: str
+
+
+class VectorField(_Field):
+    """A field with a vector of numbers a row, such as an image's embedding.
+
+    Attributes:
+      size: numbers in a vector.
+      separator: between the numbers of a cell, where the log is text.
+      table: the column holds a key, and the vector stands in this side table.
+      rows: of the data folder's copy of the side table, row 0 (no vector) included.
+    """
+
+    kind: Literal["vector"] = "vector"
+    size: int = Setting(ge=1, le=65536)
+    separator: str = Setting(default="|", min_length=1, max_length=1)
+    table: VectorTable | None = None
+    rows: int | None = Setting(default=None, ge=1)
+
+
+ListField = MultivaluedField | SequenceField
+NamedField = CategoricalField | ListField
+IdField = CategoricalField | NumericField
+TableField = NamedField | NumericField
+AnyField = Annotated[CategoricalField | NumericField | MultivaluedField | SequenceField | VectorField, Setting(discriminator="kind")]
 
 
 class Label(_Frozen):
-    """The click column and the texts that mean click and no click; any other text makes the row malformed."""
+    """The click column and the texts that mean click and no click; any other text makes the row malformed.
+
+    Attributes:
+      unlabelled: what becomes of a row without label (the text is missing, or its file has no such column): "keep" marks
+        it, so that it can be pre-trained on, "reject" makes it malformed.
+    """
 
     column: str
     positive: tuple[str, ...] = ("1",)
     negative: tuple[str, ...] = ("0",)
+    unlabelled: Literal["keep", "reject"] = "keep"
 
     @model_validator(mode="after")
-    def _values_differ(self) -> "Label":
+    def _values_differ(self) -> Self:
         both = set(self.positive) & set(self.negative)
         if not self.positive or not self.negative or both:
             raise ValueError(f"label needs at least one positive and one negative value and none in both, received both={sorted(both)}")
         return self
+
+
+class Timestamp(_Frozen):
+    """The column of event time, and what its numbers count; "iso": texts such as 2026-01-31T12:00:00Z (UTC unless they say)."""
+
+    column: str
+    unit: Literal["seconds", "milliseconds", "microseconds", "nanoseconds", "iso"] = "seconds"
 
 
 class FilesSplit(_Frozen):
@@ -120,25 +226,44 @@ class HashSplit(_Frozen):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _leaves_training_rows(self) -> "HashSplit":
+    def _leaves_training_rows(self) -> Self:
         if self.valid + self.test >= 1:
             raise ValueError(f"valid + test must leave rows for training, received {self.valid} + {self.test}")
         return self
 
 
 class TimeSplit(_Frozen):
-    """Rows before `valid_from` train, rows before `test_from` validate, the rest test (units of the column)."""
+    """Rows before `valid_from` train, rows before `test_from` validate, the rest test.
+
+    Both are numbers in the units of the column, or dates (UTC unless they say); a column compared with dates holds ISO 8601
+    texts or the log's own time stamps.
+    """
 
     by: Literal["time"] = "time"
     column: str
-    valid_from: float
-    test_from: float
+    valid_from: float | datetime
+    test_from: float | datetime
 
     @model_validator(mode="after")
-    def _in_order(self) -> "TimeSplit":
-        if not self.valid_from < self.test_from:
+    def _in_order(self) -> Self:
+        if isinstance(self.valid_from, datetime) != isinstance(self.test_from, datetime):
+            raise ValueError(f"give two numbers or two dates, received {self.valid_from} and {self.test_from}")
+        if not self.limits[0] < self.limits[1]:
             raise ValueError(f"valid_from must be before test_from, received {self.valid_from} and {self.test_from}")
         return self
+
+    @property
+    def dated(self) -> bool:
+        return isinstance(self.valid_from, datetime)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """`valid_from` and `test_from`; dates as microseconds since 1970."""
+        return tuple(_microseconds(limit) if self.dated else limit for limit in (self.valid_from, self.test_from))
+
+
+def _microseconds(date: datetime) -> float:
+    return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() * 1e6
 
 
 class ColumnSplit(_Frozen):
@@ -158,35 +283,73 @@ class Schema(_Frozen):
     """A click log: how its files are written, its label, its fields, and how its rows are split.
 
     Attributes:
-      separator: "," or a tab.
-      header: column names in file order where the files have no header line of their own.
+      format: of the files; by default what their names say (`.parquet`, `.tfrecord`, `.libsvm`, `.libfm`, `.libffm`), else text.
+      separator: "," or a tab, in text files.
+      header: column names in file order where text files have no header line of their own.
       missing: texts that mean "no value", beside the empty text.
       group: the column within which GAUC ranks (usually the user).
-      timestamp: the column of event time; kept in the records, never a feature unless also listed under `fields`.
+      timestamp: the column of event time (seconds, unless it says); kept in the records, never a feature unless also
+        listed under `fields`.
+      key: a column that identifies the row; kept in the records as text.
+      weight: a column with the row's weight in training, finite and not negative.
+      scenario: the categorical field that says in which scenario (page, channel) the row arose.
     """
 
     name: str = Setting(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
+    format: Format | None = None
     separator: Literal[",", "\t"] = ","
     header: tuple[str, ...] | None = None
     missing: tuple[str, ...] = ()
     label: Label
     group: str | None = None
-    timestamp: str | None = None
+    timestamp: Timestamp | None = None
+    key: str | None = None
+    weight: str | None = None
+    scenario: str | None = None
     split: AnySplit
     fields: tuple[AnyField, ...] = Setting(min_length=1)
 
+    @field_validator("timestamp", mode="before")
+    @classmethod
+    def _column_is_enough(cls, timestamp: Any) -> Any:
+        return {"column": timestamp} if isinstance(timestamp, str) else timestamp
+
     @model_validator(mode="after")
-    def _consistent(self) -> "Schema":
+    def _names_differ(self) -> Self:
         names = [field.name.lower() for field in self.fields]  # SavedModel inputs and files of vocabularies ignore case
-        twice = sorted({field.name for field in self.fields if names.count(field.name.lower()) > 1})
+        names += [f"{field.name}_missing".lower() for field in self.vector_fields]
+        twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"field names must differ in more than upper and lower case, received {twice}")
-        forbidden = {self.label.column} | ({self.split.column} if isinstance(self.split, ColumnSplit) else set())
+            raise ValueError(f"field names must differ in more than upper and lower case (a vector field takes NAME_missing "
+                             f"too), received {twice} more than once")
+        return self
+
+    @model_validator(mode="after")
+    def _no_leak(self) -> Self:
+        forbidden = {self.label.column, self.weight} | ({self.split.column} if isinstance(self.split, ColumnSplit) else set())
         leaks = [field.name for field in self.fields if field.source in forbidden]
         if leaks:
-            raise ValueError(f"fields {leaks} read the label or split column, which would leak the answer")
+            raise ValueError(f"fields {leaks} read the label, weight or split column, which would leak the answer")
+        return self
+
+    @model_validator(mode="after")
+    def _references_exist(self) -> Self:
+        by_name = {field.name: field for field in self.fields}
+        for field in self.fields:
+            owner = by_name.get(field.vocabulary) if isinstance(field, NamedField) and field.vocabulary else field
+            if owner is None or owner is not field and (not isinstance(owner, NamedField) or owner.vocabulary or owner.hash_buckets):
+                raise ValueError(f"field {field.name!r}: `vocabulary: {field.vocabulary}` must name a field with a vocabulary of "
+                                 "its own")
+        if self.scenario and not isinstance(by_name.get(self.scenario), CategoricalField):
+            raise ValueError(f"`scenario: {self.scenario}` must name a categorical field")
+        if not self.id_fields:
+            raise ValueError("`fields` needs at least one categorical or numeric field")
+        return self
+
+    @model_validator(mode="after")
+    def _header_has_all(self) -> Self:
         if self.header is not None:
-            absent = [column for column in self.columns if column not in self.header]
+            absent = [column for column in self.columns if column not in self.header and column not in self.optional_columns]
             if absent:
                 raise ValueError(f"columns {absent} are not in `header`, which lists {list(self.header)}")
         return self
@@ -195,39 +358,87 @@ class Schema(_Frozen):
     def columns(self) -> tuple[str, ...]:
         """Every column of the log that preprocessing reads, each once, in a fixed order."""
         wanted = [self.label.column, *(field.source for field in self.fields)]
-        wanted += [column for column in (self.group, self.timestamp) if column]
+        wanted += [self.group, self.timestamp and self.timestamp.column, self.key, self.weight]
         if isinstance(self.split, HashSplit):
             wanted += self.split.key
         elif isinstance(self.split, TimeSplit | ColumnSplit):
             wanted.append(self.split.column)
-        return tuple(dict.fromkeys(wanted))
+        return tuple(dict.fromkeys(column for column in wanted if column))
+
+    @property
+    def optional_columns(self) -> frozenset[str]:
+        """Columns that a file may lack: the label's, where rows without label are kept."""
+        return frozenset({self.label.column} if self.label.unlabelled == "keep" else ())
+
+    @property
+    def id_fields(self) -> tuple[IdField, ...]:
+        """The fields with one id a row, in the order in which the records pack them into `ids`."""
+        return tuple(field for field in self.fields if isinstance(field, IdField))
 
     @property
     def numeric_fields(self) -> tuple[NumericField, ...]:
         return tuple(field for field in self.fields if isinstance(field, NumericField))
 
     @property
+    def list_fields(self) -> tuple[ListField, ...]:
+        """The fields with several ids a row."""
+        return tuple(field for field in self.fields if isinstance(field, ListField))
+
+    @property
+    def vector_fields(self) -> tuple[VectorField, ...]:
+        return tuple(field for field in self.fields if isinstance(field, VectorField))
+
+    @property
+    def owners(self) -> tuple[TableField, ...]:
+        """The fields that have rows of their own in the shared table, in the order of their rows."""
+        return tuple(field for field in self.fields if isinstance(field, TableField) and self.owner(field) is field)
+
+    @property
+    def vocabulary_fields(self) -> tuple[NamedField, ...]:
+        """The fields that have a vocabulary of their own."""
+        return tuple(field for field in self.owners if isinstance(field, NamedField) and not field.hash_buckets)
+
+    def owner(self, field: TableField) -> TableField:
+        """The field whose rows `field` uses: itself, or the one whose vocabulary it shares."""
+        if isinstance(field, NamedField) and field.vocabulary:
+            return next(other for other in self.fields if other.name == field.vocabulary)
+        return field
+
+    @property
     def field_rows(self) -> tuple[int, ...]:
-        """Rows of each field, in field order. Only for a resolved schema."""
-        if any(field.rows is None for field in self.fields):
+        """Rows of each of `id_fields`. Only for a resolved schema."""
+        if any(field.rows is None for field in self.id_fields):
             raise UserError(
                 f"schema {self.name!r} is not resolved: fields have no `rows` yet; use the {SCHEMA_FILE} of a data folder "
                 "written by `python -m preprocessing.task`"
             )
-        return tuple(field.rows for field in self.fields)
+        return tuple(field.rows for field in self.id_fields)
 
     @property
     def table_rows(self) -> int:
-        """Rows of the shared embedding table: the sum of all fields' rows."""
-        return sum(self.field_rows)
+        """Rows of the shared embedding table: the sum over the fields that have rows of their own."""
+        _ = self.field_rows
+        return sum(field.rows for field in self.owners)
 
-    def resolve(self, field_rows: dict[str, int]) -> "Schema":
-        """Returns the schema with each field's rows and offset filled in; fields stand behind one another in order."""
-        fields, offset = [], 0
+    def resolve(self, rows: dict[str, int]) -> "Schema":
+        """Returns the schema with rows and offsets filled in; the rows of `owners` stand behind one another in order.
+
+        Args:
+          rows: by the name of each of `owners`, and of each vector field with a side table.
+        """
+        offsets, offset = {}, 0
+        for owner in self.owners:
+            offsets[owner.name] = offset
+            offset += rows[owner.name]
+        fields = []
         for field in self.fields:
-            rows = field_rows[field.name]
-            fields.append(field.model_copy(update={"rows": rows, "offset": offset}))
-            offset += rows
+            place = {}
+            if isinstance(field, TableField):
+                owner = self.owner(field).name
+                place = {"rows": rows[owner], "offset": offsets[owner]}
+            elif field.table:
+                place = {"rows": rows[field.name]}
+            fields.append(field.model_copy(update=place))
         return self.model_copy(update={"fields": tuple(fields)})
 
     def to_yaml(self) -> str:

@@ -50,7 +50,7 @@ def test_an_unresolved_schema_has_no_table():
 
 
 @pytest.mark.parametrize(("fields", "expected"), [
-    ([{"name": "user", "kind": "vector"}], "'vector'"),
+    ([{"name": "user", "kind": "scalar"}], "'scalar'"),
     ([{"name": "user"}], "fields.0: needs the key 'kind'"),
     ([{"name": "user", "kind": "categorical", "mincount": 2}], "mincount: unknown key (received 2)"),
     ([{"name": "user", "kind": "categorical", "min_count": 0}], "min_count"),
@@ -58,6 +58,11 @@ def test_an_unresolved_schema_has_no_table():
     ([{"name": "click", "kind": "categorical"}], "leak"),
     ([{"name": "user", "kind": "categorical"}] * 2, "must differ"),
     ([], "fields"),
+    ([{"name": "user", "kind": "categorical", "vocabulary": "item"}], "must name a field with a vocabulary of its own"),
+    ([{"name": "user", "kind": "categorical", "vocabulary": "item", "hash_buckets": 9}], "not both"),
+    ([{"name": "user", "kind": "categorical", "hash_buckets": 9, "min_count": 2}], "hashing keeps no counts"),
+    ([{"name": "image", "kind": "vector", "size": 4}], "at least one categorical or numeric"),
+    ([{"name": "image", "kind": "vector", "size": 4}, {"name": "image_missing", "kind": "categorical"}], "image_missing"),
 ])
 def test_wrong_fields_are_named(fields, expected):
     assert expected in refused(fields=fields)
@@ -66,11 +71,14 @@ def test_wrong_fields_are_named(fields, expected):
 @pytest.mark.parametrize(("changes", "expected"), [
     ({"spilt": {}}, "spilt"),
     ({"separator": ";"}, "separator"),
-    ({"header": ["user", "price"]}, "['click']"),
+    ({"header": ["user", "click"]}, "['price']"),
     ({"label": {"column": "click", "positive": ["1"], "negative": ["1"]}}, "both=['1']"),
     ({"split": {"by": "hash", "key": ["user"], "valid": 0.5, "test": 0.5}}, "leave rows for training"),
     ({"split": {"by": "time", "column": "t", "valid_from": 2, "test_from": 1}}, "valid_from must be before"),
     ({"split": {"by": "coin"}}, "'coin'"),
+    ({"split": {"by": "time", "column": "t", "valid_from": "2026-01-02", "test_from": 3}}, "two numbers or two dates"),
+    ({"scenario": "price"}, "must name a categorical field"),
+    ({"weight": "price"}, "['price'] read the label, weight or split column"),
 ])
 def test_wrong_settings_are_named(changes, expected):
     assert expected in refused(**changes)
@@ -97,3 +105,24 @@ def test_a_data_folder_without_manifest_is_refused(tmp_path):
     (tmp_path / "schema.yaml").write_text(parse_schema(content(), "s").to_yaml())
     with pytest.raises(UserError, match=r"has no manifest\.json"):
         load_data_folder_schema(tmp_path)
+
+
+def test_a_shared_vocabulary_shares_rows():
+    fields = [
+        {"name": "history", "kind": "sequence", "vocabulary": "item"},
+        {"name": "user", "kind": "categorical"},
+        {"name": "item", "kind": "categorical"},
+        {"name": "device", "kind": "categorical", "hash_buckets": 3},
+    ]
+    schema = parse_schema(content(fields=fields), "shop.yaml")
+    assert [field.name for field in schema.owners] == ["user", "item", "device"]
+    assert [field.name for field in schema.vocabulary_fields] == ["user", "item"]
+    resolved = schema.resolve({"user": 5, "item": 4, "device": 5})
+    assert [(field.rows, field.offset) for field in resolved.fields] == [(4, 5), (5, 0), (4, 5), (5, 9)]
+    assert resolved.field_rows == (5, 4, 5)
+    assert resolved.table_rows == 14
+
+
+def test_dates_split_in_microseconds():
+    split = {"by": "time", "column": "t", "valid_from": "1970-01-02", "test_from": "1970-01-03T00:00:00+00:00"}
+    assert parse_schema(content(split=split), "shop.yaml").split.limits == (86_400e6, 172_800e6)

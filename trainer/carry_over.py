@@ -92,12 +92,12 @@ def match_fields(earlier: Schema, now: Schema, backbone: str) -> list[int]:
       UserError: a field has become of another kind; or the backbone concatenates the tokens, so that its weights belong
         to places, and the fields or their order differ.
     """
-    before = {field.name: field for field in earlier.fields}
-    for field in now.fields:
+    before = {field.name: field for field in earlier.id_fields}
+    for field in now.id_fields:
         if field.name in before and before[field.name].kind != field.kind:
             raise UserError(f"--init_from: field {field.name!r} was {before[field.name].kind} and is {field.kind} now, so its rows "
                             "stand for other things: give the field another name, or train anew without --init_from")
-    names, old_names = [field.name for field in now.fields], list(before)
+    names, old_names = [field.name for field in now.id_fields], list(before)
     if names != old_names and backbone not in BACKBONES_OF_ANY_FIELDS:
         raise UserError(f"--init_from: backbone {backbone!r} reads the fields at fixed places, so their names and order must be "
                         f"as before: expected {', '.join(old_names)}; received {', '.join(names)}: preprocess with the fields "
@@ -168,15 +168,15 @@ def carry_over(model: DGenCTR, earlier: EarlierModel, config: Config, data: Data
     folder = earlier.vocabularies()
     schema = load_schema(folder / SCHEMA_FILE)
     places = match_fields(schema, data.schema, config.model.backbone)
-    moves = [_Move(schema.fields[place], field, place, _sources(schema.fields[place], field, folder, data.path))
-             for place, field in zip(places, data.schema.fields, strict=True) if place != NEW]
+    moves = [_Move(schema.id_fields[place], field, place, _sources(schema.id_fields[place], field, folder, data.path))
+             for place, field in zip(places, data.schema.id_fields, strict=True) if place != NEW]
     variables = model.named_variables()
     stored = open_checkpoint(earlier.best, {name: _earlier_shape(model, variable, schema) for name, variable in variables.items()})
     names = {id(variable): name for name, variable in variables.items()}
     table, masks = (names[id(variable)] for variable in (model.embedding.table, model.embedding.mask_embeddings))
 
     _carry_table(model, moves, stored(table), stored(masks) if getattr(config, model.stage).new_rows == "mask" else None)
-    tokens = np.array([*places, len(schema.fields)])  # the label's token is the last one
+    tokens = np.array([*places, len(schema.id_fields)])  # the label's token is the last one
     for name in variables.keys() - {table}:
         variable = variables[name]
         if _is_per_token(model, variable):
@@ -206,7 +206,7 @@ def _earlier_shape(model: DGenCTR, variable: tf.Variable, earlier: Schema) -> li
     if variable is model.embedding.table:
         return [earlier.table_rows, *others]
     if _is_per_token(model, variable):
-        return [first + len(earlier.fields) - len(model.schema.fields), *others]
+        return [first + len(earlier.id_fields) - len(model.schema.id_fields), *others]
     return variable.shape.as_list()
 
 
@@ -236,7 +236,7 @@ def _report(earlier: EarlierModel, before: Schema, now: Schema, moves: list[_Mov
             print(f"{move.now.name}: {move.rows.left:,} values left the vocabulary: {shown}")
         if move.rows.rebucketed:
             print(f"{move.now.name}: its bucket boundaries moved; each bucket starts from the earlier one around its midpoint")
-    old_names, names = ([field.name for field in schema.fields] for schema in (before, now))
+    old_names, names = ([field.name for field in schema.id_fields] for schema in (before, now))
     for name in names:
         if name not in old_names:
             print(f"{name}: the earlier model did not have this field, which starts from random parameters")

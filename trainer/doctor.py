@@ -271,7 +271,7 @@ def check_schema(patient: Patient) -> str:
     if stored and hashlib.sha256(text).hexdigest() != stored:
         raise UserError(f"{patient.data_dir / 'schema.yaml'} was edited after preprocessing, and the records were not: edit your own "
                         f"schema file instead and run `{patient.preprocessing}`")
-    return f"{schema.name}: {len(schema.fields)} fields, table of {schema.table_rows:,} rows"
+    return f"{schema.name}: {len(schema.id_fields)} fields, table of {schema.table_rows:,} rows"
 
 
 def check_rows(patient: Patient) -> str:
@@ -305,8 +305,8 @@ def check_files(patient: Patient) -> str:
 
 def _derived_files(schema) -> list[str]:
     """What training reads beside the records."""
-    categorical = [f"vocabularies/{field.name}.txt" for field in schema.fields if field.kind == "categorical"]
-    return ["frequencies.npy", *categorical, *["buckets.json"] * bool(schema.numeric_fields)]
+    vocabularies = [f"vocabularies/{field.name}.txt" for field in schema.vocabulary_fields]
+    return ["frequencies.npy", *vocabularies, *["buckets.json"] * bool(schema.numeric_fields)]
 
 
 def _require_file(patient: Patient, name: str) -> Path:

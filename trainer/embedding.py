@@ -25,9 +25,9 @@ class SharedEmbedding(tf.keras.layers.Layer):
 
     def __init__(self, schema: Schema, dim: int, stddev: float, **kwargs):
         super().__init__(**kwargs)
-        self.num_fields = len(schema.fields)
+        self.num_fields = len(schema.id_fields)
         self.dim = dim
-        self._offsets = [field.offset for field in schema.fields]
+        self._offsets = [field.offset for field in schema.id_fields]
         tokens = self.num_fields + 1
         self.table = self._add_normal("table", schema.table_rows, stddev)
         self.mask_embeddings = self._add_normal("mask_embeddings", tokens, stddev)

@@ -69,7 +69,7 @@ def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int)
     """
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
     losses = {}
-    for field in (field for field in data.schema.fields if field.rows <= full_softmax_rows):
+    for field in (field for field in data.schema.id_fields if field.rows <= full_softmax_rows):
         counts = data.frequencies[field.offset:field.offset + field.rows]
         shares = counts[counts > 0] / counts.sum()
         losses[field.name] = (best[field.name], float(-(shares * np.log(shares)).sum()))

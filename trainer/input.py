@@ -91,12 +91,12 @@ class DataFolder:
 
 def decoded_row_bytes(schema: Schema) -> int:
     """Memory of a decoded row: ids int32 [F], label float32, group int64."""
-    return 4 * len(schema.fields) + 4 + (8 if schema.group else 0)
+    return 4 * len(schema.id_fields) + 4 + (8 if schema.group else 0)
 
 
 def _parse_with(schema: Schema):
     features = {
-        "ids": tf.io.FixedLenFeature([len(schema.fields)], tf.int64),
+        "ids": tf.io.FixedLenFeature([len(schema.id_fields)], tf.int64),
         "label": tf.io.FixedLenFeature([1], tf.int64),
     }
     if schema.group:

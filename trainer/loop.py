@@ -292,7 +292,7 @@ class _Run:
         self._stage_config: StageConfig = getattr(config, self._stage)
         batch_size = fitting_batch_size(data.rows("train"), self._stage_config.batch_size, self._stage_config.min_steps)
         self._steps = distribution.steps(model.train_step, self._open_split, batch_size)
-        self._loss_names = ("loss", LABEL, *(field.name for field in data.schema.fields))
+        self._loss_names = ("loss", LABEL, *(field.name for field in data.schema.id_fields))
         self._predictor = Predictor(model, data, distribution)
         self._started = False
         self._validation_seconds: float | None = None

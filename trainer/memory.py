@@ -113,7 +113,7 @@ def _left_in_group(group: Path) -> list[float]:
 
 def parameter_counts(config: Config, schema: Schema) -> tuple[int, int]:
     """Parameters of the shared table, and of everything else."""
-    model, fields = config.model, len(schema.fields)
+    model, fields = config.model, len(schema.id_fields)
     dim, tokens = model.embedding_dim, fields + 1
     dense = (2 * tokens + 2) * dim  # mask, field and label embeddings
     if model.backbone == "dcn":
@@ -168,7 +168,7 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
         "decoding the rows": rows["train"] * decoded_row_bytes(schema) if rows["train"] <= config.input.window_rows else 0,
     }
     return Prediction(stage, (
-        ("Python, TensorFlow, the compiled step", PROCESS_BYTES[stage] + PROCESS_BYTES_PER_FIELD[stage] * len(schema.fields)),
+        ("Python, TensorFlow, the compiled step", PROCESS_BYTES[stage] + PROCESS_BYTES_PER_FIELD[stage] * len(schema.id_fields)),
         (f"embedding table, {schema.table_rows:,} rows x {config.model.embedding_dim}", table),
         ("its two moments", MOMENTS * table),
         ("other parameters, moments, gradients", others * (1 + MOMENTS + 2)),
@@ -184,7 +184,7 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
     In float32 that is when the backbone's gradients begin. With products in bfloat16 their operands are kept in half the
     size, and the queries of all fields, which are gone by then, count too.
     """
-    network, queries = _network_floats(stage, config, schema), len(schema.fields) * config.model.embedding_dim
+    network, queries = _network_floats(stage, config, schema), len(schema.id_fields) * config.model.embedding_dim
     if halved := resolved(config).runtime.matmul == "bfloat16":
         network *= BFLOAT16_SHARE
     if stage == "finetune":
@@ -194,7 +194,7 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
 
 def _network_floats(stage: str, config: Config, schema: Schema) -> float:
     """Floats of a sample in embeddings and backbone, kept for the gradients, and these themselves, in float32."""
-    tokens, dim = len(schema.fields) + 1, config.model.embedding_dim
+    tokens, dim = len(schema.id_fields) + 1, config.model.embedding_dim
     dropout = getattr(config, stage).dropout > 0
     floats = 4.5 * tokens * dim
     if config.model.backbone == "dcn":
@@ -216,7 +216,7 @@ def _softmax_floats(config: Config, schema: Schema) -> float:
     """
     scoring = config.model.scoring
     full = sorted((rows for rows in schema.field_rows if rows <= scoring.full_softmax_rows), reverse=True)
-    sampled = len(schema.fields) - len(full)
+    sampled = len(schema.id_fields) - len(full)
     columns = 2 * sum(full[:available_cores()]) + 2 * max(full, default=0)
     columns += (1.5 * sampled + 4 * bool(sampled)) * scoring.sampled_candidates
     return _masked_share(config, schema) * columns
@@ -224,7 +224,7 @@ def _softmax_floats(config: Config, schema: Schema) -> float:
 
 def _masked_share(config: Config, schema: Schema) -> float:
     """Mean share of the tokens that pre-training masks."""
-    diffusion, tokens = config.diffusion, len(schema.fields) + 1
+    diffusion, tokens = config.diffusion, len(schema.id_fields) + 1
     if diffusion.schedule == "fixed":
         return max(diffusion.fixed_rate, 1 / tokens)
     return 0.5 if diffusion.schedule == "linear" else 1 - 2 / math.pi
@@ -232,7 +232,7 @@ def _masked_share(config: Config, schema: Schema) -> float:
 
 def _evaluation_floats(config: Config, schema: Schema) -> float:
     """Floats a sample of an evaluation batch takes at the peak: a few tensors of the widest kind."""
-    tokens, model = len(schema.fields) + 1, config.model
+    tokens, model = len(schema.id_fields) + 1, config.model
     if model.backbone == "dcn":
         return 5.0 * tokens * model.embedding_dim + 3.0 * max(model.dcn.hidden_units, default=0)
     return 15.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2

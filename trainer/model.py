@@ -58,7 +58,7 @@ class DGenCTR(tfrs.Model):
         self.embedding = SharedEmbedding(schema, dim, config.model.embedding_init, name="embedding")
         self.backbone = build_backbone(config.model, stage_config.dropout)
         self._compiled_backbone = tf.function(self.backbone, jit_compile=True)
-        self.field_scoring = FieldScoring(scoring, len(schema.fields), dim, name="field_scoring")
+        self.field_scoring = FieldScoring(scoring, len(schema.id_fields), dim, name="field_scoring")
         self.label_scoring = LabelScoring(dim, min(max(click_rate, 1e-6), 1 - 1e-6), name="label_scoring")
         self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(
             from_logits=True, reduction=tf.keras.losses.Reduction.NONE))
@@ -67,12 +67,12 @@ class DGenCTR(tfrs.Model):
             raise UserError("pre-training needs the training frequencies of the data folder")
         if stage == "pretrain":
             self._log_shares = [
-                tf.constant(log_shares(frequencies[field.offset:field.offset + field.rows])) for field in schema.fields]
+                tf.constant(log_shares(frequencies[field.offset:field.offset + field.rows])) for field in schema.id_fields]
         self._build_variables()
 
     def _build_variables(self) -> None:
         """Creates every variable of both stages, so that a restored checkpoint always finds its place."""
-        nothing = tf.zeros((1, len(self.schema.fields)), tf.int32)
+        nothing = tf.zeros((1, len(self.schema.id_fields)), tf.int32)
         hidden = self.backbone(self.embedding.click_tokens(nothing))
         self.field_scoring(hidden)
         self.label_scoring(hidden, self.embedding.label_embeddings)
@@ -143,7 +143,7 @@ class DGenCTR(tfrs.Model):
         ids, labels = batch["ids"], batch["label"]
         size = tf.shape(ids)[0]
         mask_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 2))
-        mask = corrupt(self.run_config.diffusion, size, len(self.schema.fields) + 1, mask_seed)  # (B, N+1)
+        mask = corrupt(self.run_config.diffusion, size, len(self.schema.id_fields) + 1, mask_seed)  # (B, N+1)
         tokens = self.embedding(ids, labels, mask)
         hidden = self._hidden(tokens, training, dropout_seed if training else None)
 
@@ -165,12 +165,12 @@ class DGenCTR(tfrs.Model):
         mask = tf.stack(tf.unstack(mask, axis=1))  # (N, B); oneDNN prints a warning for a transpose of truth values
         counts = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # (N,)
         cells = tf.where(mask)  # (M, 2), field by field
-        masked_queries = tf.split(self.field_scoring.as_queries(tf.gather_nd(queries, cells)), counts, num=len(self.schema.fields))
-        masked_ids = tf.split(tf.gather_nd(ids, tf.reverse(cells, [1])), counts, num=len(self.schema.fields))
+        masked_queries = tf.split(self.field_scoring.as_queries(tf.gather_nd(queries, cells)), counts, num=len(self.schema.id_fields))
+        masked_ids = tf.split(tf.gather_nd(ids, tf.reverse(cells, [1])), counts, num=len(self.schema.id_fields))
 
         keys = self._keys_of_full_fields()
         losses = {}
-        for k, (field, query, true) in enumerate(zip(self.schema.fields, masked_queries, masked_ids, strict=True)):
+        for k, (field, query, true) in enumerate(zip(self.schema.id_fields, masked_queries, masked_ids, strict=True)):
             if k in keys:
                 losses[field.name] = full_cross_entropy(query, keys[k], self._log_prior(k), true)
             else:
@@ -186,14 +186,14 @@ class DGenCTR(tfrs.Model):
         """Keys [V_k, d] of every field with a full softmax, from a single lookup."""
         if not self._full:
             return {}
-        fields = [self.schema.fields[k] for k in self._full]
+        fields = [self.schema.id_fields[k] for k in self._full]
         rows = np.concatenate([np.arange(field.offset, field.offset + field.rows, dtype=np.int32) for field in fields])
         keys = self.field_scoring.as_keys(self.embedding.lookup(tf.constant(rows)))
         return dict(zip(self._full, tf.split(keys, [field.rows for field in fields]), strict=True))
 
     def _sampled_loss(self, k: int, query: tf.Tensor, true: tf.Tensor, in_batch: tf.Tensor) -> tf.Tensor:
         """Cross-entropy [M] of field k against the distinct values of the batch's first rows."""
-        offset = self.schema.fields[k].offset
+        offset = self.schema.id_fields[k].offset
         drawn = in_batch[: self.run_config.model.scoring.sampled_candidates]
         candidates, _ = tf.unique(drawn)  # (C,)
 
@@ -235,7 +235,7 @@ class DGenCTR(tfrs.Model):
 
     def explain_non_finite(self, batch: dict[str, tf.Tensor]) -> list[str]:
         """What is not finite in a step on this batch: loss parts, fields and variables. Empty where nothing is found."""
-        fields = [field.name for field in self.schema.fields]
+        owners = self.schema.owners
         with tf.GradientTape() as tape:
             parts = self.loss_parts(batch, training=True)
         variables = self.stage_variables
@@ -243,8 +243,8 @@ class DGenCTR(tfrs.Model):
         for variable, gradient in zip(variables, tape.gradient(parts["loss"], variables), strict=True):
             if isinstance(gradient, tf.IndexedSlices):
                 rows = tf.boolean_mask(gradient.indices, ~tf.reduce_all(tf.math.is_finite(gradient.values), axis=1)).numpy()
-                owners = np.searchsorted([field.offset for field in self.schema.fields], rows, side="right") - 1
-                found += [f"gradient of field {fields[k]}" for k in np.unique(owners)]
+                places = np.searchsorted([owner.offset for owner in owners], rows, side="right") - 1
+                found += [f"gradient of field {owners[k].name}" for k in np.unique(places)]
             elif not np.all(np.isfinite(gradient)):
                 found.append(f"gradient of {variable.name.removesuffix(':0')}")
         return found
