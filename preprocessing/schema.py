@@ -279,6 +279,44 @@ class ColumnSplit(_Frozen):
 AnySplit = Annotated[FilesSplit | HashSplit | TimeSplit | ColumnSplit, Setting(discriminator="by")]
 
 
+class FieldDriftLimits(_Frozen):
+    """Limits of one field, where they differ from those of all (`DriftLimits`)."""
+
+    new_share: float | None = Setting(default=None, gt=0)
+    missing_share: float | None = Setting(default=None, gt=0)
+    infinity_norm: float | None = Setting(default=None, gt=0)
+    jensen_shannon_divergence: float | None = Setting(default=None, gt=0)
+
+
+class DriftLimits(_Frozen):
+    """How far a new log may differ from the training split before `--compare` calls it drift; 1 is no limit but to label_rate.
+
+    Attributes:
+      new_share: of a field's values, the share that the vocabulary lacks, less the validation split's share.
+      missing_share: difference, up or down, of the share of rows that have no value (lists: no values).
+      infinity_norm: of a categorical field or the values of a list: the largest difference of one value's share.
+      jensen_shannon_divergence: of a numeric field's buckets, or of a list's lengths; base 2, from 0 to 1.
+      label_rate: relative change, up or down.
+      rejected_share: of malformed rows, more than there were when the data folder was written.
+      unlabelled_share: of rows without label, more than the training split has.
+      fields: by field name, limits of its own.
+    """
+
+    new_share: float = Setting(default=0.1, gt=0)
+    missing_share: float = Setting(default=0.05, gt=0)
+    infinity_norm: float = Setting(default=0.1, gt=0)
+    jensen_shannon_divergence: float = Setting(default=0.1, gt=0)
+    label_rate: float = Setting(default=0.25, gt=0)
+    rejected_share: float = Setting(default=0.01, gt=0)
+    unlabelled_share: float = Setting(default=0.05, gt=0)
+    fields: dict[str, FieldDriftLimits] = {}
+
+    def of(self, measure: str, field: str) -> float:
+        """The limit of a measure of a field."""
+        own = getattr(self.fields[field], measure) if field in self.fields else None
+        return getattr(self, measure) if own is None else own
+
+
 class Schema(_Frozen):
     """A click log: how its files are written, its label, its fields, and how its rows are split.
 
@@ -293,6 +331,7 @@ class Schema(_Frozen):
       key: a column that identifies the row; kept in the records as text.
       weight: a column with the row's weight in training, finite and not negative.
       scenario: the categorical field that says in which scenario (page, channel) the row arose.
+      drift: how far a new log may differ from the training split.
     """
 
     name: str = Setting(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
@@ -308,6 +347,7 @@ class Schema(_Frozen):
     scenario: str | None = None
     split: AnySplit
     fields: tuple[AnyField, ...] = Setting(min_length=1)
+    drift: DriftLimits = DriftLimits()
 
     @field_validator("timestamp", mode="before")
     @classmethod
@@ -344,6 +384,17 @@ class Schema(_Frozen):
             raise ValueError(f"`scenario: {self.scenario}` must name a categorical field")
         if not self.id_fields:
             raise ValueError("`fields` needs at least one categorical or numeric field")
+        return self
+
+    @model_validator(mode="after")
+    def _drift_limits_apply(self) -> Self:
+        measures = {field.name: drift_measures(field) for field in self.fields}
+        for name, limits in self.drift.fields.items():
+            if name not in measures:
+                raise ValueError(f"`drift.fields` names {name!r}, which is not a field: expected some of {list(measures)}")
+            unknown = sorted(limits.model_fields_set - set(measures[name]))
+            if unknown:
+                raise ValueError(f"`drift.fields.{name}`: {unknown} are not measured of this kind of field, only {list(measures[name])}")
         return self
 
     @model_validator(mode="after")
@@ -443,6 +494,17 @@ class Schema(_Frozen):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+
+
+def drift_measures(field: AnyField) -> tuple[str, ...]:
+    """What `--compare` measures of a field, by the names of their limits."""
+    if isinstance(field, VectorField):
+        return ("missing_share",)
+    if isinstance(field, NumericField):
+        return ("missing_share", "jensen_shannon_divergence")
+    new = () if field.hash_buckets else ("new_share",)
+    lengths = ("jensen_shannon_divergence",) if isinstance(field, ListField) else ()
+    return (*new, "missing_share", "infinity_norm", *lengths)
 
 
 def parse_schema(content: Any, origin: str) -> Schema:
