@@ -99,7 +99,7 @@ def run(job: Job, options: PipelineOptions, console: Console) -> None:
 def _run_phase(title: str, descriptors: tuple[Descriptor, ...], options: PipelineOptions, folder: Path,
                console: Console, transforms: Callable[[beam.PCollection], beam.PCollection]) -> None:
     """Runs `transforms` over the descriptors and shows progress under `title`."""
-    total = sum(Path(one.path).stat().st_size for one in descriptors)
+    total = sum(one.size for one in descriptors)
     progress = ProgressDisplay(title, folder / _WORK / title / "progress", total, console)
     with progress, beam.Pipeline(options=options) as pipeline:
         transforms(pipeline | "Files" >> beam.Create(descriptors) | "Spread" >> beam.Reshuffle())

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.schema import CategoricalField, ColumnSplit, Schema, TimeSplit
-from preprocessing.sources import Descriptor, Rejection, TextBatch, read_text
+from preprocessing.sources import Batch, Descriptor, Layout, Rejection, read
 from preprocessing.splits import assign_splits, hash_texts
 
 _NUMBER = r"^[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|(?i:inf|infinity|nan))$"
@@ -57,8 +57,8 @@ class Rows:
 
 def read_rows(descriptor: Descriptor, schema: Schema) -> Iterator[Rows]:
     """Reads the rows that a descriptor stands for, batch by batch."""
-    for text in read_text(descriptor.path, schema):
-        yield _typed(text, schema, descriptor.split)
+    for batch in read(descriptor, Layout.of(schema)):
+        yield _typed(batch, schema, descriptor.split)
 
 
 class RowReasons:
@@ -77,16 +77,16 @@ class RowReasons:
     def good(self) -> np.ndarray:
         return self._reason < 0
 
-    def rejections(self, text: TextBatch) -> list[Rejection]:
+    def rejections(self, batch: Batch) -> list[Rejection]:
         rows = np.flatnonzero(~self.good)
         if not len(rows):
             return []
         return [Rejection(line, self._texts[self._reason[row]], content)
-                for row, (line, content) in zip(rows, text.locate(rows), strict=True)]
+                for row, (line, content) in zip(rows, batch.locate(rows), strict=True)]
 
 
-def _typed(text: TextBatch, schema: Schema, split: str | None) -> Rows:
-    batch, reasons = text.batch, RowReasons(len(text.batch))
+def _typed(source: Batch, schema: Schema, split: str | None) -> Rows:
+    batch, reasons = source.columns, RowReasons(len(source.columns))
     label = _label(batch, schema, reasons)
     features = {}
     for field in schema.id_fields:
@@ -110,8 +110,8 @@ def _typed(text: TextBatch, schema: Schema, split: str | None) -> Rows:
     codes = assign_splits(schema.split, split, key)
     if isinstance(schema.split, ColumnSplit):
         reasons.add(codes < 0, f"column {schema.split.column!r} names none of the splits")
-    rows = Rows(features, label, codes, group, timestamp, [], text.block.bytes_read).take(reasons.good)
-    rows.rejections = sorted(text.rejections + reasons.rejections(text))
+    rows = Rows(features, label, codes, group, timestamp, [], source.bytes_read).take(reasons.good)
+    rows.rejections = sorted(source.rejections + reasons.rejections(source))
     return rows
 
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -20,22 +20,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing.errors import UserError
 from preprocessing.rows import RowReasons, parse_numbers  # what a number is, and how a row is located, must not differ
-from preprocessing.sources import Rejection, TextBatch, read_header, read_text
+from preprocessing.sources import Batch, Descriptor, Layout, Rejection, column_names, read
 
 REJECTIONS_SHOWN = 5
 MAX_REJECTED_SHARE = 0.01
 SECONDS_BETWEEN_LINES = 10.0
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """What reading a file of text needs to know of it: the part of a Schema without a label."""
-
-    name: str
-    columns: tuple[str, ...]
-    separator: str
-    missing: tuple[str, ...]
-    header: None = None
 
 
 @dataclass
@@ -104,10 +93,10 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
     """
     check_paths(source, output)
     numeric = _numeric_columns(client.input_dtypes())
-    layout = _Layout(source.name, tuple(numeric), separator, tuple(missing))
+    layout = Layout(source.name, tuple(numeric), format="csv", separator=separator)
     rows, rejected = 0, _Rejected()
     with _answer_file(output) as sink, _Progress(source) as progress:
-        for block in _read_blocks(source, layout, numeric):
+        for block in _read_blocks(source, layout, numeric, tuple(missing)):
             answers = client.predict(block.columns)
             if not rows:
                 sink.write((",".join(answers) + "\n").encode())
@@ -132,39 +121,39 @@ def _numeric_columns(dtypes) -> dict[str, bool]:
     return {name: dtype.name == "float32" for name, dtype in dtypes.items()}
 
 
-def _read_blocks(source: Path, layout: _Layout, numeric: dict[str, bool]) -> Iterator[_Block]:
+def _read_blocks(source: Path, layout: Layout, numeric: dict[str, bool], missing: tuple[str, ...]) -> Iterator[_Block]:
     try:
-        _check_header(read_header(str(source), replace(layout, columns=())), source, layout.columns)
-        for text in read_text(str(source), layout):
-            yield _typed(text, layout, numeric)
+        _check_header(column_names(str(source), layout), source, layout.columns)
+        for batch in read(Descriptor(0, 1, str(source)), layout):
+            yield _typed(batch, numeric, missing)
     except OSError as error:
         raise UserError(f"input {source} cannot be read: {error}") from error
 
 
-def _typed(text: TextBatch, layout: _Layout, numeric: dict[str, bool]) -> _Block:
-    reasons = RowReasons(len(text.batch))
+def _typed(batch: Batch, numeric: dict[str, bool], missing: tuple[str, ...]) -> _Block:
+    reasons = RowReasons(len(batch.columns))
     columns = {}
     for name, is_number in numeric.items():
-        column = text.batch[name]
+        column = batch.columns[name]
         if is_number:
             with np.errstate(over="ignore"):
-                columns[name] = parse_numbers(column, layout.missing, f"column {name!r}", reasons).astype(np.float32)
+                columns[name] = parse_numbers(column, missing, f"column {name!r}", reasons).astype(np.float32)
         else:
             columns[name] = np.array(column.cast(pa.binary()).to_pylist(), dtype=object)
     good = reasons.good
     return _Block(
-        {name: column[good] for name, column in columns.items()}, _places(text)[good],
-        len(text.batch) + len(text.rejections), sorted(text.rejections + reasons.rejections(text)), text.block.bytes_read,
+        {name: column[good] for name, column in columns.items()}, _places(batch)[good],
+        len(batch.columns) + len(batch.rejections), sorted(batch.rejections + reasons.rejections(batch)), batch.bytes_read,
     )  # fmt: skip
 
 
-def _places(text: TextBatch) -> np.ndarray:
+def _places(batch: Batch) -> np.ndarray:
     """The place of each row of a batch among all the rows of its block, unreadable ones included."""
-    places = np.arange(len(text.batch))
-    if not text.rejections:
+    places = np.arange(len(batch.columns))
+    if not batch.rejections:
         return places
-    lines = [line for line, _ in text.locate(places)]
-    return places + np.searchsorted(sorted(rejection.line for rejection in text.rejections), lines)
+    lines = [line for line, _ in batch.locate(places)]
+    return places + np.searchsorted([rejection.line for rejection in batch.rejections], lines)
 
 
 def _check_share(source: Path, rejected: _Rejected, rows: int, max_rejected_share: float) -> None:

@@ -5,10 +5,10 @@ import gzip
 import numpy as np
 import pytest
 
-from preprocessing import sources
 from preprocessing.errors import UserError
 from preprocessing.schema import parse_schema
-from preprocessing.sources import find_files, read_text
+from preprocessing.sources import Descriptor, Layout, find_files, text
+from preprocessing.sources import read as read_batches
 
 
 def make_schema(**changes):
@@ -24,13 +24,17 @@ def make_schema(**changes):
 SCHEMA = make_schema()
 
 
+def batches(path, schema=SCHEMA):
+    return list(read_batches(Descriptor(0, 1, str(path)), Layout.of(schema)))
+
+
 def read(path, schema=SCHEMA):
     """All rows of a file as tuples (y, a, b), and all rejections."""
     rows, rejections = [], []
-    for text in read_text(str(path), schema):
-        rows += [tuple(row.values()) for row in text.batch.to_pylist()]
-        rejections += text.rejections
-    return rows, sorted(rejections)
+    for batch in batches(path, schema):
+        rows += [tuple(row.values()) for row in batch.columns.to_pylist()]
+        rejections += batch.rejections
+    return rows, rejections
 
 
 def written(tmp_path, data: bytes, name="log.csv"):
@@ -79,7 +83,7 @@ def test_the_block_size_changes_nothing(tmp_path, monkeypatch, end):
     expected = [2 + sum(line.count("\n") + 1 for line in lines[:place]) for place in (50, 120)]
     assert [rejection.line for rejection in whole[1]] == expected
     for size in (*range(61, 69), 1000):
-        monkeypatch.setattr(sources, "BLOCK_BYTES", size)
+        monkeypatch.setattr(text, "BLOCK_BYTES", size)
         assert read(path) == whole
 
 
@@ -110,13 +114,12 @@ def test_a_quote_that_is_never_closed_costs_one_line(tmp_path):
 
 def test_locate_skips_what_was_not_read(tmp_path):
     path = written(tmp_path, b'y,a,b\n0,short\n\n1,"p\np",q\n0,r,s\n')
-    texts = list(read_text(str(path), SCHEMA))
-    assert texts[0].locate(np.array([0, 1])) == [(4, '1,"p\np",q'), (6, "0,r,s")]
+    assert batches(path)[0].locate(np.array([0, 1])) == [(4, '1,"p\np",q'), (6, "0,r,s")]
 
 
 def test_a_file_of_one_endless_line_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 100)
-    monkeypatch.setattr(sources, "MAX_RECORD_BYTES", 1 << 10)
+    monkeypatch.setattr(text, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(text, "MAX_RECORD_BYTES", 1 << 10)
     path = written(tmp_path, b"y,a,b\n1,p,q\n" + b"x" * 5000)
     with pytest.raises(UserError, match=r"log\.csv, line 3: the line is longer than"):
         read(path)

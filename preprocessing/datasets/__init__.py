@@ -5,7 +5,7 @@ from pathlib import Path
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SPLITS, Schema, load_schema
-from preprocessing.sources import read_header
+from preprocessing.sources import Layout, column_names
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Recipe:
         return found[0]
 
     def _check(self, path: Path, schema: Schema) -> None:
-        header = tuple(read_header(str(path), schema))
+        header = tuple(column_names(str(path), Layout.of(schema)))
         if header != self.header:
             raise UserError(
                 f"--dataset={self.name}: {path} does not look like the publisher's file: expected the columns "

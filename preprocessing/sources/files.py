@@ -1,0 +1,97 @@
+"""From what the user typed after `--input` to pieces of work, and from a piece of work to batches."""
+
+import glob
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+
+from preprocessing.errors import UserError
+from preprocessing.schema import SPLITS, FilesSplit, Schema
+from preprocessing.sources import text
+from preprocessing.sources.layout import Batch, Descriptor, Layout
+
+_READERS = {"csv": text}
+
+
+def find_files(patterns: list[str], schema: Schema) -> list[Descriptor]:
+    """Expands what the user typed after `--input` into descriptors, ordered by path, and checks each file's start.
+
+    Raises:
+      UserError: nothing matches, a file is empty or has a header only, a column of the schema is missing, or two
+        splits name the same file.
+    """
+    layout = Layout.of(schema)
+    if isinstance(schema.split, FilesSplit):
+        paths = _files_of_splits(patterns, schema.split)
+    else:
+        paths = {None: _expand(patterns)}
+    _check_columns([path for several in paths.values() for path in several], layout)
+    descriptors = []
+    for split, several in paths.items():
+        pieces = [piece for path in several for piece in _reader(path, layout).pieces(path, layout)]
+        descriptors += [replace(piece, index=index, total=len(pieces), split=split) for index, piece in enumerate(pieces)]
+    return descriptors
+
+
+def read(descriptor: Descriptor, layout: Layout) -> Iterator[Batch]:
+    """Reads the rows that a descriptor stands for, batch by batch.
+
+    Raises:
+      UserError: the file cannot be read to its end, or lacks a column that is not optional.
+    """
+    return _reader(descriptor.path, layout).read(descriptor, layout)
+
+
+def column_names(path: str, layout: Layout) -> list[str]:
+    """The columns that a file has, in its order, whether wanted or not.
+
+    Raises:
+      UserError: the file is empty, or not of its format.
+    """
+    return _reader(path, layout).column_names(path, layout)
+
+
+def _reader(path: str, layout: Layout):
+    return _READERS[layout.format_of(path)]
+
+
+def _files_of_splits(patterns: list[str], split: FilesSplit) -> dict[str, list[str]]:
+    if len(patterns) != 1 or not os.path.isdir(patterns[0]):
+        raise UserError(
+            f"--input {' '.join(patterns)}: the schema splits by files (`split.by: files`), so --input must be the one "
+            f"folder that holds {split.train!r}, {split.valid!r} and {split.test!r}"
+        )
+    owner, paths = {}, {}
+    for name in SPLITS:
+        paths[name] = _expand([os.path.join(glob.escape(patterns[0]), getattr(split, name))])
+        for path in paths[name]:
+            if owner.setdefault(path, name) != name:
+                raise UserError(
+                    f"file {path} belongs to both the {owner[path]} and the {name} split: the patterns under `split` "
+                    "in the schema must not overlap"
+                )
+    return paths
+
+
+def _expand(patterns: list[str]) -> list[str]:
+    paths = set()
+    for pattern in patterns:
+        if os.path.isdir(pattern):
+            example = os.path.join(pattern, "*.csv")
+            raise UserError(f"--input {pattern} is a folder, expected files: give a glob such as '{example}'")
+        found = [path for path in (glob.glob(pattern) or glob.glob(glob.escape(pattern))) if os.path.isfile(path)]
+        if not found:
+            raise UserError(f"no file matches {pattern!r}: expected at least one file; check the path and the spelling")
+        paths.update(found)
+    return sorted(paths)
+
+
+def _check_columns(paths: list[str], layout: Layout) -> None:
+    """Every file must have what `layout` wants; a column that a file may lack must be in at least one of them."""
+    names_of = {path: column_names(path, layout) for path in paths}
+    for path, names in names_of.items():
+        layout.check(path, names)
+    if layout.header is None:
+        everywhere = set().union(*names_of.values())
+        for column in sorted(layout.optional - everywhere):
+            raise layout.lacks(paths[0], names_of[paths[0]], column)
