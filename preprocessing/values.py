@@ -92,15 +92,19 @@ def numbers(column: pa.Array, missing: Sequence[str], role: str, reasons: RowRea
         parsed = _cast(column, pa.float64(), role)
     found = pc.fill_null(parsed, np.nan).to_numpy(zero_copy_only=False)
     if absent := missing_numbers(missing):
-        with np.errstate(over="ignore"):
-            found = np.where(np.isin(found.astype(np.float32), absent), np.nan, found)
+        found = np.where(np.isin(single_precision(found), absent), np.nan, found)
     return found
+
+
+def single_precision(found: np.ndarray) -> np.ndarray:
+    """Numbers as float32; one too large for it becomes infinite."""
+    with np.errstate(over="ignore"):
+        return found.astype(np.float32)
 
 
 def missing_numbers(missing: Sequence[str]) -> list[np.float32]:
     """The numbers among the texts that mean no value, as float32."""
-    with np.errstate(over="ignore"):
-        found = [np.float32(text) for text in missing if re.match(_NUMBER, text)]
+    found = single_precision(np.array([float(text) for text in missing if re.match(_NUMBER, text)]))
     return [number for number in found if not np.isnan(number)]
 
 
@@ -170,8 +174,7 @@ def vectors(column: pa.Array, size: int, separator: str, missing: Sequence[str],
     elements, lengths = _elements(column, separator, missing, role, reasons)
     rows = np.repeat(np.arange(len(lengths)), lengths)
     inner = RowReasons(len(elements))
-    with np.errstate(over="ignore"):
-        found = numbers(elements, missing, role, inner).astype(np.float32)
+    found = single_precision(numbers(elements, missing, role, inner))
     reasons.add_elements(inner, rows)
     reasons.add((lengths > 0) & (lengths != size), f"{role} has another number of numbers than {size}")
     result = np.full((len(lengths), size), np.nan, np.float32)

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from preprocessing.errors import UserError
-from preprocessing.rows import RowReasons, parse_numbers  # what a number is, and how a row is located, must not differ
+from preprocessing.rows import rejections
 from preprocessing.sources import Batch, Descriptor, Layout, Rejection, column_names, read
+from preprocessing.values import RowReasons, numbers, single_precision  # what a number is must not differ
 
 REJECTIONS_SHOWN = 5
 MAX_REJECTED_SHARE = 0.01
@@ -136,14 +137,13 @@ def _typed(batch: Batch, numeric: dict[str, bool], missing: tuple[str, ...]) -> 
     for name, is_number in numeric.items():
         column = batch.columns[name]
         if is_number:
-            with np.errstate(over="ignore"):
-                columns[name] = parse_numbers(column, missing, f"column {name!r}", reasons).astype(np.float32)
+            columns[name] = single_precision(numbers(column, missing, f"column {name!r}", reasons))
         else:
             columns[name] = np.array(column.cast(pa.binary()).to_pylist(), dtype=object)
     good = reasons.good
     return _Block(
         {name: column[good] for name, column in columns.items()}, _places(batch)[good],
-        len(batch.columns) + len(batch.rejections), sorted(batch.rejections + reasons.rejections(batch)), batch.bytes_read,
+        len(batch.columns) + len(batch.rejections), sorted(batch.rejections + rejections(batch, reasons)), batch.bytes_read,
     )  # fmt: skip
 
 
