@@ -1,6 +1,7 @@
 """Data folders that are either whole or not there."""
 
 import fcntl
+import json
 import os
 import shutil
 import tempfile
@@ -35,6 +36,12 @@ def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def is_finished(output: Path, made_from: str) -> bool:
+    """Whether `output` is a finished data folder, made by an equal job (`Job.fingerprint`)."""
+    manifest = output / MANIFEST_FILE
+    return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("made_from") == made_from
+
+
 def prepare_output(output: Path, overwrite: bool) -> None:
     """Removes what killed runs left beside `output` and checks that it may be written.
 
@@ -56,8 +63,8 @@ def _check_free(output: Path, overwrite: bool) -> None:
         )
     if not overwrite:
         raise UserError(
-            f"--output {output} is already a finished data folder: nothing was done; choose another path, or add "
-            "--overwrite to replace it"
+            f"--output {output} is a finished data folder, made from other files (by path, size and time of change), another "
+            "schema or other flags: nothing was done; choose another path, or add --overwrite to replace it"
         )
 
 

@@ -2,16 +2,21 @@
 
 from collections.abc import Sequence
 
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions, _BeamArgumentParser
+from apache_beam.options.pipeline_options import DirectOptions, PipelineOptions, StandardOptions, _BeamArgumentParser
 
+from preprocessing.environment import available_cores
 from preprocessing.errors import UserError
 
 # Beam's `DirectRunner` first tries a runner whose program it downloads; this is the one it falls back to.
 IN_MEMORY_RUNNER = "FnApiRunner"
+_WORKER_FLAGS = ("--direct_running_mode", "--direct_num_workers")
 
 
 def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
-    """Builds Beam's options; the default runner is the in-memory one.
+    """Builds Beam's options; the default is the runner of this process, with a thread for each core.
+
+    Threads share the cores well, since Arrow and TensorFlow do not hold Python's lock; processes would first have to start
+    and to import TensorFlow, once for each phase.
 
     Raises:
       UserError: a flag is neither ours nor Beam's (Beam itself would ignore it).
@@ -29,4 +34,8 @@ def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
     standard = options.view_as(StandardOptions)
     if standard.runner in (None, "DirectRunner"):
         standard.runner = IN_MEMORY_RUNNER
+        direct = options.view_as(DirectOptions)
+        if not any(flag.startswith(_WORKER_FLAGS) for flag in flags) and available_cores() > 1:
+            direct.direct_running_mode = "multi_threading"
+            direct.direct_num_workers = available_cores()
     return options

@@ -11,8 +11,10 @@ from preprocessing import errors
 from preprocessing.datasets import RECIPES
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
-from preprocessing.folder import prepare_output
-from preprocessing.schema import load_schema
+from preprocessing.folder import is_finished, prepare_output
+from preprocessing.job import Job
+from preprocessing.nightly import nightly_schema
+from preprocessing.schema import Schema, load_schema
 from preprocessing.sources import find_files
 
 _WIDTH = 120  # of what is printed where there is no terminal
@@ -29,8 +31,10 @@ examples:
     python -m preprocessing.task --input 'logs/*.csv.gz' --schema schema.yaml --output data
   a public data set, from a folder with its publisher's files:
     python -m preprocessing.task --dataset=frappe --input=frappe --output=data
-  both cores of a small machine (any option of Apache Beam may be added):
-    python -m preprocessing.task ... --direct_running_mode=multi_processing --direct_num_workers=2
+  every night, with the ids of an earlier data folder, new frequent values behind the old ones:
+    python -m preprocessing.task --input 'today/*.csv' --transform_from data --grow_vocabulary --output data-today
+  on a cluster (any option of Apache Beam may be added; all workers must share --output's file system):
+    python -m preprocessing.task ... --runner=FlinkRunner --flink_master=HOST:PORT
 
 a minimal schema.yaml:
     name: shop
@@ -53,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m preprocessing.task", description=_DESCRIPTION, epilog=_EXAMPLES, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument(
         "--schema", type=Path, metavar="FILE", help="YAML description of the log: label, fields, split")
     source.add_argument(
@@ -64,6 +68,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR",
         help="the data folder to write; it appears only when it is finished")
+    parser.add_argument(
+        "--transform_from", type=Path, metavar="DIR",
+        help="apply the vocabularies, buckets and side tables of this finished data folder instead of learning them; its schema "
+             "too, unless --schema gives one with the same fields (for another split, say)")
+    parser.add_argument(
+        "--grow_vocabulary", action="store_true",
+        help="with --transform_from: append new values of the training rows (min_count times or more) behind the old ones, "
+             "which keep their ids")
     parser.add_argument(
         "--compression", choices=("none", "gzip"), default="none",
         help="of the records: gzip is smaller and slower to read (default: none)")
@@ -79,24 +91,46 @@ def _parser() -> argparse.ArgumentParser:
 
 def _main(argv: Sequence[str]) -> None:
     flags, beam_flags = _parser().parse_known_args(argv)
-    if not 0 <= flags.max_rejected_share <= 1:
-        raise UserError(f"--max_rejected_share: expected a share from 0 to 1, received {flags.max_rejected_share}")
-    schema = load_schema(flags.schema) if flags.schema else RECIPES[flags.dataset].resolve(Path(flags.input[0]))
+    _check(flags)
+    schema = _schema(flags)
     descriptors = find_files(flags.input, schema)
+    job = Job(
+        schema=schema, descriptors=tuple(descriptors), output=flags.output, overwrite=flags.overwrite,
+        compression="GZIP" if flags.compression == "gzip" else "", max_rejected_share=flags.max_rejected_share,
+        command=("python", "-m", "preprocessing.task", *argv), transform_from=flags.transform_from, grow=flags.grow_vocabulary,
+    )
+    console = _console()
+    if not flags.overwrite and is_finished(flags.output, job.fingerprint):
+        console.print(f"{flags.output} is finished and was made from the same files, schema and flags: nothing to do")
+        return
     prepare_output(flags.output, flags.overwrite)
 
     # Beam and TensorFlow take seconds to import: only after everything that can be checked without them.
     start_tensorflow()
     from preprocessing import pipeline, runner
 
-    options = runner.parse_beam_options(beam_flags)
-    job = pipeline.Job(
-        schema=schema, descriptors=tuple(descriptors), output=flags.output, overwrite=flags.overwrite,
-        compression="GZIP" if flags.compression == "gzip" else "", max_rejected_share=flags.max_rejected_share,
-        command=("python", "-m", "preprocessing.task", *argv),
-    )
+    pipeline.run(job, runner.parse_beam_options(beam_flags), console)
+
+
+def _check(flags: argparse.Namespace) -> None:
+    if not 0 <= flags.max_rejected_share <= 1:
+        raise UserError(f"--max_rejected_share: expected a share from 0 to 1, received {flags.max_rejected_share}")
+    if not (flags.schema or flags.dataset or flags.transform_from):
+        raise UserError("one of --schema, --dataset and --transform_from is needed, to say what the columns are")
+    if flags.grow_vocabulary and not flags.transform_from:
+        raise UserError("--grow_vocabulary needs --transform_from DIR, the data folder whose vocabularies are to grow")
+
+
+def _schema(flags: argparse.Namespace) -> Schema:
+    given = load_schema(flags.schema) if flags.schema else None
+    if flags.dataset:
+        given = RECIPES[flags.dataset].resolve(Path(flags.input[0]))
+    return nightly_schema(flags.transform_from, given) if flags.transform_from else given
+
+
+def _console() -> Console:
     console = Console()
-    pipeline.run(job, options, console if console.is_terminal else Console(width=_WIDTH))
+    return console if console.is_terminal else Console(width=_WIDTH)
 
 
 if __name__ == "__main__":

@@ -15,95 +15,24 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
-import yaml
+from click_logs import (
+    HEADER,
+    ROWS,
+    checksums,
+    failed,
+    make_rows,
+    manifest,
+    preprocess,
+    read_records,
+    write_log,
+    write_schema,
+)
 
-from preprocessing import task
 from preprocessing.schema import SPLITS, load_data_folder_schema
 from preprocessing.transform import raw_feature_spec
 
 ROOT = Path(__file__).resolve().parent.parent
 FRAPPE = ROOT.parent / "shared" / "data" / "frappe"
-SCHEMA = {
-    "name": "shop",
-    "label": {"column": "click"},
-    "missing": ["NULL"],
-    "group": "user",
-    "timestamp": "time",
-    "split": {"by": "hash", "key": ["time"], "valid": 0.2, "test": 0.2},
-    "fields": [
-        {"name": "user", "kind": "categorical"},
-        {"name": "price", "kind": "numeric", "buckets": 5},
-        {"name": "item", "kind": "categorical", "min_count": 3},
-        {"name": "note", "column": "free text", "kind": "categorical"},
-    ],
-}
-HEADER = "time,click,user,price,item,free text\n"
-ROWS = 3000
-
-
-def make_rows() -> list[str]:
-    rng = np.random.default_rng(5)
-    items = np.minimum(rng.zipf(1.4, ROWS), 300)
-    prices = [f"{price:.2f}" for price in rng.lognormal(2, 1, ROWS)]
-    notes = ["", "NULL", "plain", '"a, b"', '"said ""hi"""', '"two\nlines"', "\xfcml\xe4ut"]
-    rows = []
-    for row in range(ROWS):
-        price = ("", "NaN", "inf", "NULL")[row % 4] if row % 37 == 0 else prices[row]
-        rows.append(f"{row},{row % 5 // 4},u{row % 40},{price},i{items[row]},{notes[row % len(notes)]}\n")
-    return rows
-
-
-def write_log(folder: Path, rows: list[str], files: int) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(files):
-        text = HEADER + "".join(rows[number::files])
-        data = text.encode()
-        path = folder / f"log-{number}.csv"
-        if number % 2:
-            path.with_suffix(".csv.gz").write_bytes(gzip.compress(data))
-        else:
-            path.write_bytes(data)
-    return str(folder / "log-*")
-
-
-def write_schema(path: Path, **changes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(yaml.safe_dump(SCHEMA | changes))
-    return path
-
-
-def preprocess(*arguments) -> int:
-    return task.main([str(argument) for argument in arguments])
-
-
-def read_records(data_dir: Path, split: str) -> dict[str, np.ndarray]:
-    schema = load_data_folder_schema(data_dir)
-    files = [data_dir / one["path"] for one in manifest(data_dir)["splits"][split]["files"]]
-    records = [record.numpy() for path in files
-               for record in tf.data.TFRecordDataset(str(path), "GZIP" if path.suffix == ".gz" else "")]
-    spec = {
-        "ids": tf.io.FixedLenFeature([len(schema.fields)], tf.int64),
-        "values": tf.io.FixedLenFeature([len(schema.numeric_fields)], tf.float32),
-        "label": tf.io.FixedLenFeature([1], tf.int64),
-    }
-    spec |= {"group": tf.io.FixedLenFeature([1], tf.int64)} if schema.group else {}
-    spec |= {"timestamp": tf.io.FixedLenFeature([1], tf.float32)} if schema.timestamp else {}
-    return {name: tensor.numpy() for name, tensor in tf.io.parse_example(records, spec).items()}
-
-
-def manifest(data_dir: Path) -> dict:
-    return json.loads((data_dir / "manifest.json").read_text())
-
-
-def checksums(data_dir: Path) -> dict[str, str]:
-    """Every file of a data folder but the manifest (command line) and the graph (protobuf's order of maps)."""
-    return {
-        str(path.relative_to(data_dir)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(data_dir.rglob("*"))
-        if path.is_file() and path.name != "manifest.json" and "transform_fn" not in path.parts
-    }
-
-
 @pytest.fixture(scope="module")
 def work(tmp_path_factory):
     return tmp_path_factory.mktemp("preprocessing")
@@ -133,7 +62,7 @@ def test_the_folder_holds_what_the_architecture_names(data_dir):
 def test_every_row_arrives_once(data_dir):
     counts = manifest(data_dir)["splits"]
     times = np.concatenate([read_records(data_dir, split)["timestamp"][:, 0] for split in SPLITS])
-    assert sorted(times) == list(range(ROWS))
+    assert sorted(times) == list(range(0, ROWS * 1_000_000, 1_000_000))
     assert sum(counts[split]["positives"] for split in SPLITS) == ROWS // 5
     assert 0.55 < counts["train"]["rows"] / ROWS < 0.65
 
@@ -162,7 +91,7 @@ def test_ids_and_values_are_those_of_the_rows(data_dir):
         42, len(scale["boundaries"]) + 3, len(vocabularies["item"]) + 2, 6]
     for split in SPLITS:
         records = read_records(data_dir, split)
-        for place, row in enumerate(records["timestamp"][:, 0].astype(int)):
+        for place, row in enumerate(records["timestamp"][:, 0] // 1_000_000):
             ids, values, label = records["ids"][place], records["values"][place], records["label"][place]
             _, click, user, price, item, note = rows[row].rstrip("\n").split(",", 5)
             note = texts.get(note, note)
@@ -180,7 +109,7 @@ def test_ids_and_values_are_those_of_the_rows(data_dir):
 
 def test_vocabularies_come_from_the_training_split_only(data_dir):
     rows = make_rows()
-    train = read_records(data_dir, "train")["timestamp"][:, 0].astype(int)
+    train = read_records(data_dir, "train")["timestamp"][:, 0] // 1_000_000
     items, counts = np.unique([rows[row].split(",")[4] for row in train], return_counts=True)
     kept = sorted((-count, item) for item, count in zip(items, counts, strict=True) if count >= 3)
     assert (data_dir / "vocabularies" / "item.txt").read_text().split() == [item for _, item in kept]
@@ -308,15 +237,6 @@ def test_frappe_says_what_to_download(tmp_path, capsys):
 # ---- Errors ----
 
 
-def failed(capsys, *arguments) -> str:
-    """Runs the command, which must fail as a user error; returns its message in one line."""
-    capsys.readouterr()
-    assert preprocess(*arguments) == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return " ".join(message.split())
-
-
 @pytest.fixture
 def one_file(tmp_path):
     """Writes a log of the given rows and returns the command's arguments."""
@@ -387,7 +307,7 @@ def test_a_finished_folder_is_kept_unless_told_otherwise(work, data_dir, capsys)
     shutil.copytree(data_dir, output)
     arguments = ("--input", work / "log" / "log-*", "--schema", work / "schema.yaml", "--output", output)
     before = (output / "manifest.json").stat().st_mtime_ns
-    assert "already a finished data folder" in failed(capsys, *arguments)
+    assert "is a finished data folder, made from other files" in failed(capsys, *arguments)
     assert (output / "manifest.json").stat().st_mtime_ns == before
     (output / "statistics.json").write_text("old")
     assert preprocess(*arguments, "--overwrite") == 0
@@ -430,7 +350,7 @@ def test_a_folder_set_aside_by_a_killed_replacement_comes_back(data_dir, tmp_pat
     shutil.copytree(data_dir, aside)
     message = failed(capsys, "--input", data_dir.parent / "log" / "log-*", "--schema", data_dir.parent / "schema.yaml",
                      "--output", tmp_path / "data")
-    assert "already a finished data folder" in message
+    assert "is a finished data folder, made from other files" in message
     assert checksums(tmp_path / "data") == checksums(data_dir) and not aside.exists()
 
 

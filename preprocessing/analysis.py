@@ -1,0 +1,160 @@
+"""First phase: what the training rows hold becomes vocabularies and buckets, new or grown from an earlier folder's."""
+
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import apache_beam as beam
+import numpy as np
+from apache_beam.options.pipeline_options import PipelineOptions
+from rich.console import Console
+
+from preprocessing import transform
+from preprocessing.files import replaced_file
+from preprocessing.findings import Findings, check_labelled, check_rejected, check_rows, read_findings
+from preprocessing.job import Job
+from preprocessing.rows import Rows
+from preprocessing.schema import (
+    BUCKETS_FILE,
+    SPECIAL_ROWS,
+    SPLITS,
+    STATISTICS_FILE,
+    VECTORS,
+    VOCABULARIES,
+    NumericField,
+    Schema,
+    TableField,
+)
+from preprocessing.sources import Descriptor
+from preprocessing.splits import TRAIN
+from preprocessing.statistics import Accumulator, Buckets, FieldCounts, Vocabulary, count_features
+from preprocessing.vocabulary_files import read_values, vocabulary_path, write_values
+from preprocessing.worker import FileWorker, run_phase
+
+
+class _CountTraining(FileWorker):
+    """Descriptor -> (owner of table rows, counts of its values in the descriptor's training rows), for each of `owners`."""
+
+    def __init__(self, schema: Schema, work: Path, owners: frozenset[str]):
+        super().__init__(schema, work)
+        self._owners = owners
+
+    def process(self, descriptor: Descriptor) -> Iterable[tuple[str, FieldCounts]]:
+        accumulators: dict[str, Accumulator] = {}
+
+        def count(batches: Iterable[Rows], found: Findings) -> None:
+            for rows in batches:
+                training = rows.take(rows.split == TRAIN)
+                if len(training):
+                    for owner, counts in count_features(training.features, self._schema).items():
+                        if owner in self._owners:
+                            accumulators.setdefault(owner, Accumulator()).add(counts)
+
+        self.read(descriptor, count)
+        for owner, accumulator in accumulators.items():
+            yield owner, accumulator.total()
+
+
+class _MergeCounts(beam.CombineFn):
+    """Adds up the counts of one owner."""
+
+    def create_accumulator(self) -> list[FieldCounts]:
+        return []
+
+    def add_input(self, accumulator: list[FieldCounts], counts: FieldCounts) -> list[FieldCounts]:
+        return self.merge_accumulators([accumulator, [counts]])
+
+    def merge_accumulators(self, accumulators: Iterable[list[FieldCounts]]) -> list[FieldCounts]:
+        parts = [part for accumulator in accumulators for part in accumulator]
+        return [type(parts[0]).merge(parts)] if len(parts) > 1 else parts
+
+    def extract_output(self, accumulator: list[FieldCounts]) -> FieldCounts:
+        return accumulator[0]
+
+
+class _WriteLearnt(beam.DoFn):
+    """(Owner of table rows, its counts) -> files: its vocabulary or its buckets, and what is told of them."""
+
+    def __init__(self, schema: Schema, folder: Path, work: Path, earlier: Path | None):
+        self._fields = {field.name: field for field in schema.owners}
+        self._missing, self._folder, self._work, self._earlier = schema.missing, folder, work, earlier
+
+    def process(self, element: tuple[str, FieldCounts]) -> None:
+        owner, counts = element
+        field = self._fields[owner]
+        if isinstance(field, NumericField):
+            buckets = Buckets.build(counts, field)
+            learnt = {"statistics": buckets.report(), "scale": asdict(transform.Scale.of(buckets))}
+        else:
+            kept = read_values(vocabulary_path(self._earlier, field)) if self._earlier else None
+            vocabulary = Vocabulary.build(counts, field, self._missing, kept)
+            write_values(vocabulary_path(self._folder, field), vocabulary.values)
+            learnt = {"statistics": vocabulary.report()}
+        with replaced_file(self._work / "learnt" / f"{owner}.json") as path:
+            path.write_text(json.dumps(learnt), encoding="utf-8")
+
+
+def analyse(job: Job, folder: Path, work: Path, options: PipelineOptions, console: Console) -> dict[str, dict]:
+    """Learns vocabularies and buckets from the training rows and writes them into the data folder.
+
+    Returns:
+      By owner of table rows, what the statistics say of its vocabulary or buckets.
+
+    Raises:
+      UserError: a file cannot be read, too many rows are malformed, or no row is there to learn from.
+    """
+    found, learnt = _count(job, job.schema.owners, folder, work, options, console)
+    check_rejected(found, job.max_rejected_share)
+    check_rows(found, TRAIN)
+    check_labelled(found, TRAIN, job.schema.label.column)
+    transform.write_buckets(folder, {name: transform.Scale(**content["scale"]) for name, content in learnt.items()
+                                     if "scale" in content})
+    return {name: content["statistics"] for name, content in learnt.items()}
+
+
+def grow(job: Job, folder: Path, work: Path, options: PipelineOptions, console: Console) -> dict[str, dict]:
+    """Appends the training rows' frequent new values to the vocabularies that `adopt` has copied; the rest stays.
+
+    Returns and raises as `analyse` does, but rows without label, and no training rows at all, are fine.
+    """
+    found, learnt = _count(job, job.schema.vocabulary_fields, folder, work, options, console)
+    check_rejected(found, job.max_rejected_share)
+    return {name: content["statistics"] for name, content in learnt.items()}
+
+
+def _count(job: Job, owners: Sequence[TableField], folder: Path, work: Path, options: PipelineOptions,
+           console: Console) -> tuple[list[Findings], dict[str, dict]]:
+    training = tuple(one for one in job.descriptors if one.split in (None, SPLITS[TRAIN]))
+    names = frozenset(owner.name for owner in owners)
+    run_phase("analysing", training, options, work, console, lambda files: files
+              | "Count" >> beam.ParDo(_CountTraining(job.schema, work, names))
+              | "Merge" >> beam.CombinePerKey(_MergeCounts())
+              | "WriteLearnt" >> beam.ParDo(_WriteLearnt(job.schema, folder, work, job.transform_from)))
+    paths = (work / "learnt" / f"{owner.name}.json" for owner in owners)
+    return read_findings(work, training), {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()}
+
+
+def adopt(earlier: Path, schema: Schema, folder: Path) -> dict[str, dict]:
+    """Copies the vocabularies, buckets and side tables of a finished data folder, and returns what it says of them."""
+    for name in (VOCABULARIES, VECTORS):
+        if (earlier / name).is_dir():
+            shutil.copytree(earlier / name, folder / name)
+    shutil.copyfile(earlier / BUCKETS_FILE, folder / BUCKETS_FILE)
+    fields = json.loads((earlier / STATISTICS_FILE).read_text(encoding="utf-8"))["fields"]
+    return {owner.name: fields[owner.name] for owner in schema.owners}
+
+
+def resolve(schema: Schema, folder: Path) -> Schema:
+    """Fills in the rows and offsets that the vocabularies, buckets and side tables in `folder` give."""
+    scales = transform.read_buckets(folder)
+    rows = {}
+    for owner in schema.owners:
+        if isinstance(owner, NumericField):
+            values = len(scales[owner.name].boundaries) + 1
+        else:
+            values = owner.hash_buckets or len(read_values(vocabulary_path(folder, owner)))
+        rows[owner.name] = SPECIAL_ROWS + values
+    rows |= {field.name: len(np.load(folder / VECTORS / f"{field.name}.npy", mmap_mode="r")) for field in schema.vector_fields if field.table}
+    return schema.resolve(rows)

@@ -1,0 +1,49 @@
+"""What one call of preprocessing is to do, and what tells two calls apart."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from preprocessing.schema import MANIFEST_FILE, Schema
+from preprocessing.sources import Descriptor
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do, apart from Beam's own options.
+
+    Attributes:
+      schema: as the user wrote it; with `transform_from`, that folder's resolved schema with the user's split and input.
+      compression: "" or "GZIP", of the records.
+      max_rejected_share: above this share of malformed rows the run fails.
+      command: the command line, for the manifest.
+      transform_from: a finished data folder whose vocabularies, buckets and side tables are used instead of learnt.
+      grow: append new values behind those of `transform_from`.
+    """
+
+    schema: Schema
+    descriptors: tuple[Descriptor, ...]
+    output: Path
+    compression: str = ""
+    max_rejected_share: float = 0.01
+    overwrite: bool = False
+    command: tuple[str, ...] = ()
+    transform_from: Path | None = None
+    grow: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two jobs that would write the same data folder, as far as can be told without reading the log.
+
+        A file of the log is known by its path, size and time of change.
+        """
+        files = sorted({(one.path, one.split) for one in self.descriptors}, key=str)
+        sizes = [(path, split, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path, split in files]
+        earlier = _sha256(self.transform_from / MANIFEST_FILE) if self.transform_from else None
+        made_from = [self.schema.to_yaml(), sizes, self.compression, earlier, self.grow]
+        return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

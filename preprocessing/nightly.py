@@ -1,0 +1,40 @@
+"""A new log under an earlier data folder's vocabularies: which schema then holds."""
+
+from pathlib import Path
+
+from preprocessing.errors import UserError
+from preprocessing.schema import Schema, load_data_folder_schema
+
+
+def nightly_schema(transform_from: Path, given: Schema | None) -> Schema:
+    """The schema for a log that is to be written with the vocabularies and buckets of `transform_from`.
+
+    Args:
+      transform_from: a finished data folder.
+      given: the user's schema, whose split, label and files may differ from the folder's, but not its fields; None: the
+        folder's own.
+
+    Raises:
+      UserError: the folder is unfinished, or the fields differ.
+    """
+    earlier = load_data_folder_schema(transform_from)
+    if given is None:
+        return earlier
+    before, now = _definitions(earlier), _definitions(given)
+    differing = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if differing or list(before) != list(now):
+        if differing:
+            what = f"{differing[0]!r} is {before.get(differing[0])} there and {now.get(differing[0])} here"
+        else:
+            what = f"their order is {list(before)} there and {list(now)} here"
+        raise UserError(
+            f"--transform_from {transform_from} has other fields than schema {given.name!r}: {what}. Its vocabularies fit its "
+            "own fields only: leave --schema out to use the folder's schema, or preprocess without --transform_from"
+        )
+    return given
+
+
+def _definitions(schema: Schema) -> dict[str, object]:
+    """What decides how raw values become ids: of each field, and the texts that mean missing."""
+    fields = {field.name: field.model_dump(exclude={"rows", "offset", "column", "table"}) for field in schema.fields}
+    return {**fields, "missing": sorted(schema.missing)}

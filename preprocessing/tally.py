@@ -1,0 +1,85 @@
+"""What the ids of a descriptor's rows say: how often each row of the table occurs, and what is missing or unknown."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.files import replaced_file
+from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW, Schema, TableField
+from preprocessing.splits import TRAIN
+from preprocessing.transform import Encoded
+
+
+@dataclass
+class Tally:
+    """Integer counts, which add up exactly, whatever the order of rows, descriptors and workers.
+
+    Attributes:
+      frequencies: int64 [table_rows], occurrences of each row of the shared table in the training split; a list counts
+        each of its values.
+      cells, missing, unknown: int64 [splits, fields], in the order of `schema.fields`. Of a list field, `cells` and
+        `unknown` count values, `missing` counts empty lists; a vector is there or missing.
+    """
+
+    frequencies: np.ndarray
+    cells: np.ndarray
+    missing: np.ndarray
+    unknown: np.ndarray
+
+    @classmethod
+    def empty(cls, schema: Schema) -> "Tally":
+        shape = (len(SPLITS), len(schema.fields))
+        return cls(np.zeros(schema.table_rows, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)))
+
+    def add(self, encoded: Encoded, split: np.ndarray, schema: Schema) -> None:
+        """Counts the rows of a batch; `split` int8 [rows] is the place of each row's split in `SPLITS`."""
+        id_columns = dict(zip([field.name for field in schema.id_fields], encoded.ids.T, strict=True))
+        for place, field in enumerate(schema.fields):
+            if field.name in id_columns:
+                self._add_ids(place, id_columns[field.name], split, field.offset)
+            elif field.name in encoded.lists:
+                ids, lengths = encoded.lists[field.name]
+                self._add_ids(place, ids, np.repeat(split, lengths), field.offset)
+                self.missing[:, place] += _by_split(split[lengths == 0])
+            else:
+                self.cells[:, place] += _by_split(split)
+                self.missing[:, place] += _by_split(split[encoded.missing_vectors(field)])
+
+    def _add_ids(self, place: int, ids: np.ndarray, split: np.ndarray, offset: int) -> None:
+        np.add.at(self.frequencies, ids[split == TRAIN] + offset, 1)
+        self.cells[:, place] += _by_split(split)
+        self.missing[:, place] += _by_split(split[ids == MISSING_ROW])
+        self.unknown[:, place] += _by_split(split[ids == UNKNOWN_ROW])
+
+    def shares(self, schema: Schema, split: int, rows: int) -> dict[str, dict[str, float]]:
+        """Of each field: the share of rows that are missing (of lists: empty), and of values that are unknown."""
+        shares = {}
+        for place, field in enumerate(schema.fields):
+            counted = {"missing_share": self.missing[split, place] / max(rows, 1)}
+            if isinstance(field, TableField):
+                counted["unknown_share"] = self.unknown[split, place] / max(self.cells[split, place], 1)
+            shares[field.name] = {name: float(share) for name, share in counted.items()}
+        return shares
+
+    def write(self, path: Path) -> None:
+        """Writes the counts to an npz file, as (row, count) pairs where most rows of the table do not occur."""
+        rows = np.flatnonzero(self.frequencies)
+        with replaced_file(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, rows=rows, counts=self.frequencies[rows], cells=self.cells, missing=self.missing, unknown=self.unknown)
+
+    @classmethod
+    def read_sum(cls, paths: Iterable[Path], schema: Schema) -> "Tally":
+        """The sum of the tallies in these files."""
+        total = cls.empty(schema)
+        for path in paths:
+            with np.load(path, allow_pickle=False) as part:
+                total.frequencies[part["rows"]] += part["counts"]
+                for name in ("cells", "missing", "unknown"):
+                    getattr(total, name)[:] += part[name]
+        return total
+
+
+def _by_split(split: np.ndarray) -> np.ndarray:
+    return np.bincount(split, minlength=len(SPLITS))

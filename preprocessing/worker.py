@@ -1,0 +1,59 @@
+"""What both phases of the pipeline share: descriptors are dealt out, each is read batch by batch, progress is shown."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+from rich.console import Console
+
+from preprocessing.errors import UserError
+from preprocessing.findings import Findings
+from preprocessing.progress import ProgressDisplay, ProgressFile
+from preprocessing.rows import Rows, read_rows
+from preprocessing.schema import Schema
+from preprocessing.sources import Descriptor
+
+
+class FileWorker(beam.DoFn):
+    """Reads the rows of one descriptor, shows progress, and leaves what it found.
+
+    A file that cannot be read to its end becomes a finding: Beam would try it again, and wrap the reason in its own.
+
+    Args:
+      schema: what a row is.
+      work: folder of the phase, which all workers and the driver share.
+    """
+
+    def __init__(self, schema: Schema, work: Path):
+        self._schema, self._work = schema, work
+
+    def batches(self, descriptor: Descriptor, found: Findings) -> Iterator[Rows]:
+        progress = ProgressFile(_progress_folder(self._work), descriptor.name)
+        for rows in read_rows(descriptor, self._schema):
+            found.add(rows)
+            yield rows
+            progress.update(rows.bytes_read, found.seen)
+
+    def read(self, descriptor: Descriptor, use: Callable[[Iterator[Rows], Findings], None]) -> Findings:
+        """Hands the descriptor's batches to `use` and leaves the findings."""
+        found = Findings(descriptor.path)
+        try:
+            use(self.batches(descriptor, found), found)
+        except UserError as error:
+            found.error = str(error)
+        found.write(self._work, descriptor)
+        return found
+
+
+def run_phase(title: str, descriptors: Sequence[Descriptor], options: PipelineOptions, work: Path, console: Console,
+              transforms: Callable[[beam.PCollection], beam.PCollection]) -> None:
+    """Runs `transforms` over the descriptors and shows progress under `title`."""
+    total = sum(one.size for one in descriptors)
+    progress = ProgressDisplay(title, _progress_folder(work), total, console)
+    with progress, beam.Pipeline(options=options) as pipeline:
+        transforms(pipeline | "Files" >> beam.Create(descriptors) | "Spread" >> beam.Reshuffle())
+
+
+def _progress_folder(work: Path) -> Path:
+    return work / "progress"
