@@ -22,7 +22,7 @@ def infinity_norm(before: np.ndarray, now: np.ndarray, total_before: int, total_
     return float(moved[place]), place
 
 
-def jensen_shannon_divergence(before: np.ndarray, now: np.ndarray) -> float:
+def jensen_shannon_divergence(before: np.ndarray, now: np.ndarray) -> tuple[float, int]:
     """JSD(p, q) = H((p + q) / 2) - (H(p) + H(q)) / 2 with H(p) = -sum_i p_i log2(p_i): 0 equal, 1 nothing in common.
 
     Over buckets it is an approximation from below of the divergence of the numbers themselves (TensorFlow Data Validation
@@ -30,9 +30,13 @@ def jensen_shannon_divergence(before: np.ndarray, now: np.ndarray) -> float:
 
     Args:
       before, now: counts [buckets], not all 0.
+
+    Returns:
+      The divergence, and the place of the bucket whose share moved most.
     """
     p, q = before / before.sum(), now / now.sum()
-    return max(0.0, _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2)
+    divergence = max(0.0, _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2)
+    return divergence, int(np.abs(q - p).argmax())
 
 
 def _entropy(p: np.ndarray) -> float:

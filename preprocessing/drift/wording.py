@@ -1,0 +1,175 @@
+"""Differences in words that need no statistics: what changed, what it means, what to do."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from preprocessing.drift.comparison import Difference
+from preprocessing.drift.profile import LogProfile
+from preprocessing.schema import SPECIAL_ROWS, AnyField, ListField, Schema
+from preprocessing.transform import Scale, read_buckets
+from preprocessing.vocabulary_files import read_values, vocabulary_path
+
+_EXAMPLES = 5
+_REASONS = 3
+_TITLES = {
+    "rejected_share": "malformed rows",
+    "unlabelled_share": "rows without label",
+    "label_rate": "click rate",
+    "missing_share": "missing",
+    "new_share": "new values",
+    "infinity_norm": "one value's share",
+    "jensen_shannon_divergence": "distribution",
+}
+
+
+def percent(share: float) -> str:
+    """0.1234 -> 12.3%, 0.000456 -> 0.046%."""
+    return f"{share:.1%}" if abs(share) >= 0.01 or share == 0 else f"{100 * share:.2g}%"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two logs and what differs.
+
+    Attributes:
+      schema: of the data folder, with the limits that were used.
+      train, valid: of the data folder.
+      differences: the worst first.
+    """
+
+    data_dir: Path
+    schema: Schema
+    train: LogProfile
+    valid: LogProfile
+    new: LogProfile
+    differences: list[Difference]
+
+    @property
+    def exceeded(self) -> list[Difference]:
+        return [one for one in self.differences if one.exceeded]
+
+    @property
+    def uncertain(self) -> list[Difference]:
+        return [one for one in self.differences if one.uncertain]
+
+    def title(self, one: Difference) -> str:
+        """What was measured, in two or three words."""
+        is_length = one.measure == "jensen_shannon_divergence" and isinstance(self._field(one), ListField)
+        return "length of lists" if is_length else _TITLES[one.measure]
+
+    def change(self, one: Difference) -> str:
+        """From what to what, in a few words."""
+        if one.measure == "jensen_shannon_divergence":
+            before, now = (self._middle(one, log) for log in (self.train, self.new))
+            return f"median {before} -> {now}"
+        return f"{percent(one.before)} -> {percent(one.now)}"
+
+    def meaning(self, one: Difference) -> str:
+        """What changed, in a sentence or two."""
+        return getattr(self, f"_{one.measure}")(one)
+
+    def advice(self, one: Difference) -> str:
+        return _ADVICE[one.measure]
+
+    def values(self, name: str, places: Iterable[int]) -> list[str]:
+        """What values or buckets of a field, counted from 0, are called; short and in one line."""
+        field = self._fields[name]
+        if name in self._scales:
+            return [_bucket(self._scales[name].boundaries, place) for place in places]
+        if field.hash_buckets:
+            return [f"hash bucket {place}" for place in places]
+        vocabulary = read_values(vocabulary_path(self.data_dir, field))
+        return [_shown(vocabulary[place].as_py()) for place in places]
+
+    # ---- One sentence a measure ----
+
+    def _rejected_share(self, one: Difference) -> str:
+        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in list(self.new.reasons.items())[:_REASONS])
+        return f"{percent(one.now)} of the rows cannot be read, before {percent(one.before)}. Most frequent: {reasons}."
+
+    def _unlabelled_share(self, one: Difference) -> str:
+        return f"{percent(one.now)} of the rows have no label, before {percent(one.before)}."
+
+    def _label_rate(self, one: Difference) -> str:
+        return f"{percent(one.now)} of the labelled rows are clicks, before {percent(one.before)}: {one.now / one.before:.2f} times."
+
+    def _missing_share(self, one: Difference) -> str:
+        return f"{percent(one.now)} of the rows have no value, before {percent(one.before)}."
+
+    def _new_share(self, one: Difference) -> str:
+        values = self.new.fields[one.subject]
+        examples = ", ".join(f"`{_shown(text)}` ({percent(count / values.values)})" for text, count in values.new_values[:_EXAMPLES])
+        return (f"{percent(one.now)} of the values are not in the vocabulary, in the validation split {percent(one.before)}."
+                + (f" Most frequent new ones: {examples}." if examples else ""))
+
+    def _infinity_norm(self, one: Difference) -> str:
+        sharers = [field.name for field in self.schema.fields if getattr(field, "vocabulary", None) == one.subject]
+        together = f" (counted together with {', '.join(sharers)}, which share its vocabulary)" if sharers else ""
+        return (f"The value `{self.values(one.subject, [one.place])[0]}` makes up {percent(one.now)} of the values{together}, before "
+                f"{percent(one.before)}; no other moved as much.")
+
+    def _jensen_shannon_divergence(self, one: Difference) -> str:
+        before, now = (self._middle(one, log) for log in (self.train, self.new))
+        moved = self._step(one, one.place)
+        return f"The median went from {before} to {now}. What moved most: {moved}, from {percent(one.before)} to {percent(one.now)}."
+
+    def _middle(self, one: Difference, log: LogProfile) -> str:
+        """The median, or the bucket in which it lies."""
+        is_list = isinstance(self._field(one), ListField)
+        counts = log.fields[one.subject].lengths[1:] if is_list else log.frequencies[one.subject][SPECIAL_ROWS:]
+        return self._step(one, int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)))
+
+    def _step(self, one: Difference, place: int) -> str:
+        """A length, or a bucket of numbers."""
+        return f"length {place + 1}" if isinstance(self._field(one), ListField) else self.values(one.subject, [place])[0]
+
+    def _field(self, one: Difference) -> AnyField | None:
+        return self._fields.get(one.subject)
+
+    @cached_property
+    def _fields(self) -> dict[str, AnyField]:
+        return {field.name: field for field in self.schema.fields}
+
+    @cached_property
+    def _scales(self) -> dict[str, Scale]:
+        return read_buckets(self.data_dir)
+
+
+_ADVICE = {
+    "rejected_share": "The rows listed here would be lost to training. Compare the log's format with the schema: a new column, "
+                      "another separator or another way to write numbers is the usual cause.",
+    "unlabelled_share": "Rows without label cannot teach what is clicked. Check that clicks are joined to the log, and that "
+                        "the log is not read before they are.",
+    "label_rate": "Predictions of the model in service will be off by about this factor until it is fine-tuned on the new "
+                  "log. First make sure that the clicks are right: late or doubled clicks, a new filter, robots.",
+    "missing_share": "To the model a missing value is a value of its own. Check the source of the column: a renamed key, a "
+                     "join that finds nothing, a client that stopped to send it.",
+    "new_share": "The model in service sees all new values as one and the same. If they are real, write a data folder with "
+                 "`--transform_from` and `--grow_vocabulary` and train from the earlier model; if they are old values "
+                 "written in another way (upper case, a prefix, 1.0 for 1), correct the log.",
+    "infinity_norm": "If the change is real (a campaign, a season, a new client), fine-tune on the new log. If not, look for "
+                     "a default that replaced real values, or for a source that is missing or counted twice.",
+    "jensen_shannon_divergence": "Check the unit first (cents for euros, seconds for days), then defaults such as 0 or -1 that "
+                                 "stand for missing. If the change is real, fine-tune on the new log; if it lasts, write the "
+                                 "data folder anew, so that the buckets fit.",
+}
+
+
+def _bucket(boundaries: tuple[float, ...], place: int) -> str:
+    if not boundaries:
+        return "any number"
+    if place == 0:
+        return f"below {boundaries[0]:g}"
+    if place == len(boundaries):
+        return f"from {boundaries[-1]:g}"
+    return f"{boundaries[place - 1]:g} to {boundaries[place]:g}"
+
+
+def _shown(text: str) -> str:
+    """A value of the log, short and in one line."""
+    text = " ".join(text.split()).replace("`", "'").replace("|", "/")
+    return text if len(text) <= 40 else text[:37] + "..."
