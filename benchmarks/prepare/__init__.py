@@ -1,0 +1,1 @@
+"""The log and the arms of `benchmarks.preprocessing`: one file each."""
