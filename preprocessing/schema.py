@@ -504,9 +504,8 @@ def drift_measures(field: AnyField) -> tuple[str, ...]:
     if isinstance(field, NumericField):
         return ("missing_share", "jensen_shannon_divergence")
     new = () if field.hash_buckets else ("new_share",)
-    distribution = () if field.vocabulary else ("infinity_norm",)  # the one whose rows they share is measured for all
     lengths = ("jensen_shannon_divergence",) if isinstance(field, ListField) else ()
-    return (*new, "missing_share", *distribution, *lengths)
+    return (*new, "missing_share", "infinity_norm", *lengths)
 
 
 def parse_schema(content: Any, origin: str) -> Schema:

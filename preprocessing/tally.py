@@ -11,6 +11,9 @@ from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW, Schema, Table
 from preprocessing.splits import TRAIN
 from preprocessing.transform import Encoded
 
+TALLY_FILE = "tally.npz"
+_DENSE = ("cells", "missing", "unknown")
+
 
 @dataclass
 class Tally:
@@ -21,34 +24,45 @@ class Tally:
         each of its values.
       cells, missing, unknown: int64 [splits, fields], in the order of `schema.fields`. Of a list field, `cells` and
         `unknown` count values, `missing` counts empty lists; a vector is there or missing.
+      shared: by the name of each field that shares another's rows, int64 [rows]: its part of the other's `frequencies`.
+      lengths: by the name of each list field, int64 [max_length + 1]: rows of the training split by number of values.
     """
 
     frequencies: np.ndarray
     cells: np.ndarray
     missing: np.ndarray
     unknown: np.ndarray
+    shared: dict[str, np.ndarray]
+    lengths: dict[str, np.ndarray]
 
     @classmethod
     def empty(cls, schema: Schema) -> "Tally":
         shape = (len(SPLITS), len(schema.fields))
-        return cls(np.zeros(schema.table_rows, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)))
+        shared = {field.name: field.rows for field in schema.fields if isinstance(field, TableField) and schema.owner(field) is not field}
+        lengths = {field.name: field.max_length + 1 for field in schema.list_fields}
+        by_name = [{name: np.zeros(size, np.int64) for name, size in sizes.items()} for sizes in (shared, lengths)]
+        return cls(np.zeros(schema.table_rows, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)), *by_name)
 
     def add(self, encoded: Encoded, split: np.ndarray, schema: Schema) -> None:
         """Counts the rows of a batch; `split` int8 [rows] is the place of each row's split in `SPLITS`."""
         id_columns = dict(zip([field.name for field in schema.id_fields], encoded.ids.T, strict=True))
         for place, field in enumerate(schema.fields):
             if field.name in id_columns:
-                self._add_ids(place, id_columns[field.name], split, field.offset)
+                self._add_ids(place, field, id_columns[field.name], split)
             elif field.name in encoded.lists:
                 ids, lengths = encoded.lists[field.name]
-                self._add_ids(place, ids, np.repeat(split, lengths), field.offset)
+                self._add_ids(place, field, ids, np.repeat(split, lengths))
                 self.missing[:, place] += _by_split(split[lengths == 0])
+                self.lengths[field.name] += np.bincount(lengths[split == TRAIN], minlength=field.max_length + 1)
             else:
                 self.cells[:, place] += _by_split(split)
                 self.missing[:, place] += _by_split(split[encoded.missing_vectors(field)])
 
-    def _add_ids(self, place: int, ids: np.ndarray, split: np.ndarray, offset: int) -> None:
-        np.add.at(self.frequencies, ids[split == TRAIN] + offset, 1)
+    def _add_ids(self, place: int, field: TableField, ids: np.ndarray, split: np.ndarray) -> None:
+        training = ids[split == TRAIN]
+        np.add.at(self.frequencies, training + field.offset, 1)
+        if field.name in self.shared:
+            np.add.at(self.shared[field.name], training, 1)
         self.cells[:, place] += _by_split(split)
         self.missing[:, place] += _by_split(split[ids == MISSING_ROW])
         self.unknown[:, place] += _by_split(split[ids == UNKNOWN_ROW])
@@ -64,10 +78,13 @@ class Tally:
         return shares
 
     def write(self, path: Path) -> None:
-        """Writes the counts to an npz file, as (row, count) pairs where most rows of the table do not occur."""
-        rows = np.flatnonzero(self.frequencies)
+        """Writes the counts to an npz file, as (place, count) pairs where most places are zero."""
+        arrays = {name: getattr(self, name) for name in _DENSE}
+        for name, counts in self._sparse().items():
+            places = np.flatnonzero(counts)
+            arrays |= {f"{name} places": places, f"{name} counts": counts[places]}
         with replaced_file(path) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, rows=rows, counts=self.frequencies[rows], cells=self.cells, missing=self.missing, unknown=self.unknown)
+            np.savez(stream, **arrays)
 
     @classmethod
     def read_sum(cls, paths: Iterable[Path], schema: Schema) -> "Tally":
@@ -75,10 +92,15 @@ class Tally:
         total = cls.empty(schema)
         for path in paths:
             with np.load(path, allow_pickle=False) as part:
-                total.frequencies[part["rows"]] += part["counts"]
-                for name in ("cells", "missing", "unknown"):
+                for name in _DENSE:
                     getattr(total, name)[:] += part[name]
+                for name, counts in total._sparse().items():
+                    counts[part[f"{name} places"]] += part[f"{name} counts"]
         return total
+
+    def _sparse(self) -> dict[str, np.ndarray]:
+        return {"frequencies": self.frequencies, **{f"shared {name}": counts for name, counts in self.shared.items()},
+                **{f"lengths {name}": counts for name, counts in self.lengths.items()}}
 
 
 def _by_split(split: np.ndarray) -> np.ndarray:

@@ -61,14 +61,14 @@ def compare(schema: Schema, train: LogProfile, valid: LogProfile, new: LogProfil
     Args:
       schema: with the limits.
       train, valid: of the data folder. `rejected` of `train` counts the malformed rows of all splits, whose number is the
-        total of `rows` and `rejected`. `frequencies` of `valid` is not used.
+        total of `rows` and `rejected`.
       new: at least one row.
     """
     found = [*_of_log(schema, train, new)]
     for field in schema.fields:
         profiles = (profile.fields[field.name] for profile in (train, valid, new))
         found += _of_field(schema, field.name, drift_measures(field), *profiles)
-        if field in schema.owners:
+        if field.name in new.frequencies:
             found += _of_distribution(schema, field, train.frequencies[field.name], new.frequencies[field.name])
     return sorted(found, key=lambda one: (not one.exceeded, -one.ratio, one.subject, one.measure))
 

@@ -35,8 +35,8 @@ class LogProfile:
       rejected: malformed rows; reasons: how many by reason, most frequent first.
       days: the first and the last day of the time stamps (UTC, ISO 8601); None where not known.
       fields: by field name.
-      frequencies: int64 [rows], by the name of each field that has rows of its own in the shared table: occurrences of the
-        missing row, the unknown row, and each value or bucket, summed over the fields that share them.
+      frequencies: by the name of each field that has rows in the shared table, int64 [rows]: occurrences of the missing row,
+        the unknown row, and each value or bucket.
     """
 
     rows: int

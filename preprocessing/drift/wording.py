@@ -107,9 +107,7 @@ class Comparison:
                 + (f" Most frequent new ones: {examples}." if examples else ""))
 
     def _infinity_norm(self, one: Difference) -> str:
-        sharers = [field.name for field in self.schema.fields if getattr(field, "vocabulary", None) == one.subject]
-        together = f" (counted together with {', '.join(sharers)}, which share its vocabulary)" if sharers else ""
-        return (f"The value `{self.values(one.subject, [one.place])[0]}` makes up {percent(one.now)} of the values{together}, before "
+        return (f"The value `{self.values(one.subject, [one.place])[0]}` makes up {percent(one.now)} of the values, before "
                 f"{percent(one.before)}; no other moved as much.")
 
     def _jensen_shannon_divergence(self, one: Difference) -> str:
