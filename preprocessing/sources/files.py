@@ -24,13 +24,18 @@ def find_files(patterns: list[str], schema: Schema) -> list[Descriptor]:
     if isinstance(schema.split, FilesSplit):
         paths = _files_of_splits(patterns, schema.split)
     else:
-        paths = {None: _expand(patterns)}
+        paths = {None: expand(patterns)}
     _check_columns([path for several in paths.values() for path in several], layout)
     descriptors = []
     for split, several in paths.items():
-        pieces = [piece for path in several for piece in _reader(path, layout).pieces(path, layout)]
+        pieces = [piece for path in several for piece in pieces_of(path, layout)]
         descriptors += [replace(piece, index=index, total=len(pieces), split=split) for index, piece in enumerate(pieces)]
     return descriptors
+
+
+def pieces_of(path: str, layout: Layout) -> list[Descriptor]:
+    """A file as pieces of work, numbered from 0; checks that it has rows."""
+    return _reader(path, layout).pieces(path, layout)
 
 
 def read(descriptor: Descriptor, layout: Layout) -> Iterator[Batch]:
@@ -63,7 +68,7 @@ def _files_of_splits(patterns: list[str], split: FilesSplit) -> dict[str, list[s
         )
     owner, paths = {}, {}
     for name in SPLITS:
-        paths[name] = _expand([os.path.join(glob.escape(patterns[0]), getattr(split, name))])
+        paths[name] = expand([os.path.join(glob.escape(patterns[0]), getattr(split, name))])
         for path in paths[name]:
             if owner.setdefault(path, name) != name:
                 raise UserError(
@@ -73,7 +78,8 @@ def _files_of_splits(patterns: list[str], split: FilesSplit) -> dict[str, list[s
     return paths
 
 
-def _expand(patterns: list[str]) -> list[str]:
+def expand(patterns: list[str]) -> list[str]:
+    """The files that the user's patterns match, in the order of their paths."""
     paths = set()
     for pattern in patterns:
         if os.path.isdir(pattern):
