@@ -22,6 +22,7 @@ class Findings:
 
     Attributes:
       rows, positives, unlabelled: by split.
+      times: by split, the first and the last time stamp (microseconds since 1970); empty without rows or time stamps.
       reasons: by reason, how many rows were rejected.
       examples: by reason, the first line.
       files: by split, the shard written.
@@ -32,6 +33,7 @@ class Findings:
     rows: list[int] = field(default_factory=lambda: [0] * len(SPLITS))
     positives: list[int] = field(default_factory=lambda: [0] * len(SPLITS))
     unlabelled: list[int] = field(default_factory=lambda: [0] * len(SPLITS))
+    times: list[list[int]] = field(default_factory=lambda: [[] for _ in SPLITS])
     reasons: dict[str, int] = field(default_factory=dict)
     examples: dict[str, int] = field(default_factory=dict)
     files: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -39,10 +41,15 @@ class Findings:
 
     def add(self, rows: Rows) -> None:
         for split in range(len(SPLITS)):
-            label = rows.label[rows.split == split]
+            mask = rows.split == split
+            label = rows.label[mask]
             self.rows[split] += len(label)
             self.positives[split] += int((label == 1).sum())
             self.unlabelled[split] += int((label < 0).sum())
+            if rows.timestamp is not None and mask.any():
+                times = rows.timestamp[mask]
+                known = [*self.times[split], int(times.min()), int(times.max())]
+                self.times[split] = [min(known), max(known)]
         for rejection in rows.rejections:
             self.reasons[rejection.reason] = self.reasons.get(rejection.reason, 0) + 1
             self.examples.setdefault(rejection.reason, rejection.line)
