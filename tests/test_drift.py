@@ -88,7 +88,7 @@ def log(rows=10_000, **changes) -> LogProfile:
         "seen": counts(0, 0, rows // 2, rows // 2),
         "city": counts(0, 0, *[rows // 4] * 4),
     }
-    everything = {"positives": rows // 10, "unlabelled": 0, "rejected": 0} | changes
+    everything = {"positives": rows // 10, "unlabelled": 0, "rejected": 0, "read": rows} | changes
     return LogProfile(rows, fields=fields | everything.pop("fields", {}),
                       frequencies=frequencies | everything.pop("frequencies", {}), **everything)
 

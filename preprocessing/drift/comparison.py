@@ -60,8 +60,7 @@ def compare(schema: Schema, train: LogProfile, valid: LogProfile, new: LogProfil
 
     Args:
       schema: with the limits.
-      train, valid: of the data folder. `rejected` of `train` counts the malformed rows of all splits, whose number is the
-        total of `rows` and `rejected`.
+      train, valid: of the data folder.
       new: at least one row.
     """
     found = [*_of_log(schema, train, new)]
@@ -75,8 +74,7 @@ def compare(schema: Schema, train: LogProfile, valid: LogProfile, new: LogProfil
 
 def _of_log(schema: Schema, train: LogProfile, new: LogProfile) -> Iterator[Difference]:
     limits = schema.drift
-    yield _increase("rejected_share", limits.rejected_share, (train.rejected, train.rejected + train.rows),
-                    (new.rejected, new.rejected + new.rows))
+    yield _increase("rejected_share", limits.rejected_share, (train.rejected, train.read), (new.rejected, new.read))
     yield _increase("unlabelled_share", limits.unlabelled_share, (train.unlabelled, train.rows), (new.unlabelled, new.rows))
     if train.positives and new.labelled:
         clicks = (train.positives, train.labelled, new.positives, new.labelled)

@@ -32,7 +32,9 @@ class LogProfile:
 
     Attributes:
       rows: well-formed rows, labelled or not; positives: rows with a click.
-      rejected: malformed rows; reasons: how many by reason, most frequent first.
+      rejected: malformed rows of the `read` rows; of a split of a data folder, which malformed rows have not, all of the
+        folder's.
+      reasons: how many rows were malformed by the most frequent reasons.
       days: the first and the last day of the time stamps (UTC, ISO 8601); None where not known.
       fields: by field name.
       frequencies: by the name of each field that has rows in the shared table, int64 [rows]: occurrences of the missing row,
@@ -43,6 +45,7 @@ class LogProfile:
     positives: int
     unlabelled: int
     rejected: int
+    read: int
     reasons: dict[str, int] = field(default_factory=dict)
     days: tuple[str, str] | None = None
     fields: dict[str, FieldProfile] = field(default_factory=dict)

@@ -82,13 +82,9 @@ def _log_rows(comparison: Comparison) -> list[tuple[str, ...]]:
         ("rows", *(f"{log.rows:,}" for log in logs)),
         ("without label", *(percent(log.unlabelled / log.rows) for log in logs)),
         ("click rate", *(percent(log.positives / log.labelled) if log.labelled else "-" for log in logs)),
-        ("malformed", percent(_rejected_share(logs[0])), "", percent(_rejected_share(logs[2]))),
+        ("malformed", *(percent(log.rejected / log.read) for log in logs)),
         ("days (UTC)", *(" to ".join(dict.fromkeys(log.days)) if log.days else "-" for log in logs)),
     ]
-
-
-def _rejected_share(log: LogProfile) -> float:
-    return log.rejected / (log.rejected + log.rows)
 
 
 # ---- DRIFT.md ----
