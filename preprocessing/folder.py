@@ -25,7 +25,7 @@ def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
     os.chmod(partial, 0o777 & ~umask())
-    lock = _lock(partial)
+    lock = lock_folder(partial)
     try:
         yield partial
         for hidden in list(partial.rglob(".*")):
@@ -72,7 +72,7 @@ def _recover(output: Path) -> None:
     """Removes unfinished folders of killed runs; a finished folder set aside by a killed replacement is put back."""
     for partial in output.parent.glob(f".{_escaped(output.name)}.partial-*"):
         try:
-            os.close(_lock(partial))
+            os.close(lock_folder(partial))
         except BlockingIOError:
             raise UserError(
                 f"--output {output} is being written by another run (its working folder is {partial}): wait for it or "
@@ -90,7 +90,7 @@ def _escaped(name: str) -> str:
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 
 
-def _lock(folder: Path) -> int:
+def lock_folder(folder: Path) -> int:
     """Locks a folder until the returned handle is closed or the process ends, however it ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
