@@ -9,6 +9,7 @@ from rich.console import Console
 
 from preprocessing import errors
 from preprocessing.datasets import RECIPES
+from preprocessing.drift import command as drift
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.folder import is_finished, prepare_output
@@ -33,6 +34,9 @@ examples:
     python -m preprocessing.task --dataset=frappe --input=frappe --output=data
   every night, with the ids of an earlier data folder, new frequent values behind the old ones:
     python -m preprocessing.task --input 'today/*.csv' --transform_from data --grow_vocabulary --output data-today
+  before that, whether the new log still looks like what the data folder was made from; for a scheduler, the exit code
+  is 0 within the limits of the schema (`drift`), 3 beyond one of them, 2 if the logs could not be compared:
+    python -m preprocessing.task --input 'today/*.csv' --compare data --report drift-today
   on a cluster (any option of Apache Beam may be added; all workers must share --output's file system):
     python -m preprocessing.task ... --runner=FlinkRunner --flink_master=HOST:PORT
 
@@ -66,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "--input", nargs="+", required=True, metavar="GLOB",
         help="CSV or TSV files, plain or gzipped; with --dataset, or where the schema splits by files: their folder")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR",
+        "--output", type=Path, metavar="DIR",
         help="the data folder to write; it appears only when it is finished")
     parser.add_argument(
         "--transform_from", type=Path, metavar="DIR",
@@ -85,13 +89,23 @@ def _parser() -> argparse.ArgumentParser:
              "DIR/rejected")
     parser.add_argument(
         "--overwrite", action="store_true", help="replace a finished data folder, in one step at the end")
+    parser.add_argument(
+        "--compare", type=Path, metavar="DIR",
+        help="write no data folder; compare the log with the training split of this finished one: new values, missing ones, "
+             "distributions, label rate, malformed rows. The log is read by the folder's schema, or by --schema, which then "
+             "also gives the limits (`drift`). Exit code 3: a limit is exceeded")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR",
+        help="with --compare: a folder for DRIFT.md, its plots and drift.json; on a cluster all workers must reach it")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     return parser
 
 
-def _main(argv: Sequence[str]) -> None:
+def _main(argv: Sequence[str]) -> int:
     flags, beam_flags = _parser().parse_known_args(argv)
     _check(flags)
+    if flags.compare:
+        return drift.run(flags.compare, flags.input, flags.schema, flags.report, beam_flags, _console())
     schema = _schema(flags)
     descriptors = find_files(flags.input, schema)
     job = Job(
@@ -102,7 +116,7 @@ def _main(argv: Sequence[str]) -> None:
     console = _console()
     if not flags.overwrite and is_finished(flags.output, job.fingerprint):
         console.print(f"{flags.output} is finished and was made from the same files, schema and flags: nothing to do")
-        return
+        return 0
     prepare_output(flags.output, flags.overwrite)
 
     # Beam and TensorFlow take seconds to import: only after everything that can be checked without them.
@@ -110,15 +124,29 @@ def _main(argv: Sequence[str]) -> None:
     from preprocessing import pipeline, runner
 
     pipeline.run(job, runner.parse_beam_options(beam_flags), console)
+    return 0
 
 
 def _check(flags: argparse.Namespace) -> None:
     if not 0 <= flags.max_rejected_share <= 1:
         raise UserError(f"--max_rejected_share: expected a share from 0 to 1, received {flags.max_rejected_share}")
+    if flags.compare:
+        _check_compare(flags)
+        return
+    if flags.report:
+        raise UserError("--report needs --compare DIR, the data folder to compare the log with")
+    if not flags.output:
+        raise UserError("--output DIR is needed: the data folder to write")
     if not (flags.schema or flags.dataset or flags.transform_from):
         raise UserError("one of --schema, --dataset and --transform_from is needed, to say what the columns are")
     if flags.grow_vocabulary and not flags.transform_from:
         raise UserError("--grow_vocabulary needs --transform_from DIR, the data folder whose vocabularies are to grow")
+
+
+def _check_compare(flags: argparse.Namespace) -> None:
+    for flag in ("output", "dataset", "transform_from", "grow_vocabulary", "overwrite"):
+        if getattr(flags, flag):
+            raise UserError(f"--{flag} has no meaning beside --compare, which writes no data folder: leave one of them out")
 
 
 def _schema(flags: argparse.Namespace) -> Schema:
