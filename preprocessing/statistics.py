@@ -4,6 +4,7 @@ A summary of rows A and B together equals the sum of their summaries exactly (al
 buckets, means and deviations do not depend on how the rows were dealt out to files and workers.
 """
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -11,28 +12,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from preprocessing.schema import CategoricalField, NumericField
+from preprocessing.schema import NamedField, NumericField, Schema, TableField
 
 MAX_CELLS = 1 << 18
 TOP_VALUES = 10
 _SIGN = np.uint32(1 << 31)
+_ONE_BUCKET_EACH = 2.0  # log-square buckets: one an integer up to here
 
 
 @dataclass
 class ValueCounts:
-    """Occurrences of each text of a categorical field: a table with columns `value` and `count`."""
+    """Occurrences of each text: a table with columns `value` (large_string, each text once) and `count`; and of null."""
 
     table: pa.Table
+    missing: int
 
     @classmethod
     def of(cls, column: pa.Array) -> "ValueCounts":
-        counts = pc.value_counts(column)
-        return cls(pa.table({"value": counts.field("values"), "count": counts.field("counts")}))
+        """Counts strings, dictionary-encoded or not, or the elements of lists of them."""
+        if pa.types.is_list(column.type):
+            column = column.flatten()
+        encoded = column if isinstance(column, pa.DictionaryArray) else column.dictionary_encode()
+        counts = np.bincount(encoded.indices.drop_null(), minlength=len(encoded.dictionary))
+        values = encoded.dictionary.filter(pa.array(counts > 0)).cast(pa.large_string())
+        return cls(pa.table({"value": values, "count": counts[counts > 0]}), column.null_count)
 
     @classmethod
     def merge(cls, parts: list["ValueCounts"]) -> "ValueCounts":
         total = pa.concat_tables([part.table for part in parts]).group_by("value").aggregate([("count", "sum")])
-        return cls(pa.table({"value": total["value"], "count": total["count_sum"]}))
+        return cls(pa.table({"value": total["value"], "count": total["count_sum"]}), sum(part.missing for part in parts))
 
     @property
     def size(self) -> int:
@@ -65,9 +73,11 @@ class NumberCounts:
         finite = numbers[np.isfinite(numbers)] + np.float32(0)  # -0.0 becomes 0.0
         bits = finite.view(np.uint32)
         ordered = np.where(bits & _SIGN, ~bits, bits | _SIGN)
-        cells, counts = np.unique(ordered, return_counts=True)
+        counted = pc.value_counts(pa.array(ordered))  # by hashing; only the different numbers need sorting
+        cells, counts = (counted.field(name).to_numpy() for name in ("values", "counts"))
+        order = np.argsort(cells)
         extremes = (np.isnan(numbers), np.isneginf(numbers), np.isposinf(numbers))
-        return cls(cells, counts.astype(np.int64), 0, *(int(mask.sum()) for mask in extremes))._fitted()
+        return cls(cells[order], counts[order], 0, *(int(mask.sum()) for mask in extremes))._fitted()
 
     @classmethod
     def merge(cls, parts: list["NumberCounts"]) -> "NumberCounts":
@@ -124,14 +134,35 @@ class Accumulator:
         return self._parts[0]
 
 
+def count_features(features: Mapping[str, pa.Array | np.ndarray], schema: Schema,
+                   owners: Collection[str] | None = None) -> dict[str, FieldCounts]:
+    """Counts the features of rows for those that have rows of their own in the shared table.
+
+    Args:
+      features: of `preprocessing.rows.Rows`.
+      owners: names of the fields to count for; None: all of `schema.owners`.
+
+    Returns:
+      By owner, the counts of all fields that share its rows. Hashed fields need none.
+    """
+    parts: dict[str, list[FieldCounts]] = {}
+    for field in schema.fields:
+        owner = schema.owner(field) if isinstance(field, TableField) else None
+        if owner is None or (owners is not None and owner.name not in owners) or getattr(owner, "hash_buckets", None):
+            continue
+        counts = NumberCounts if isinstance(field, NumericField) else ValueCounts
+        parts.setdefault(owner.name, []).append(counts.of(features[field.name]))
+    return {name: type(some[0]).merge(some) if len(some) > 1 else some[0] for name, some in parts.items()}
+
+
 @dataclass
 class Vocabulary:
-    """The rows of a categorical field.
+    """The rows of a vocabulary.
 
     Attributes:
-      values: the kept texts, most frequent first, ties by value.
+      values: the texts, large_string, most frequent first, ties by value; those kept from before come first of all.
       frequencies: int64 [2 + values]: occurrences of the missing row, the unknown row and each value.
-      distinct: number of different texts seen, missing ones excluded.
+      distinct: number of different texts seen.
     """
 
     values: pa.Array
@@ -139,28 +170,81 @@ class Vocabulary:
     distinct: int
 
     @classmethod
-    def build(cls, counts: ValueCounts, field: CategoricalField, missing: tuple[str, ...]) -> "Vocabulary":
-        """Keeps values by `min_count` and `max_size`.
+    def build(cls, counts: ValueCounts, field: NamedField, kept: pa.Array | None = None) -> "Vocabulary":
+        """Chooses values by `min_count` and `max_size`, and puts them behind those `kept` from an earlier vocabulary.
 
         A text with a line end in it cannot stand in a vocabulary file, so it trains the unknown row.
         """
-        table = counts.table
-        is_missing = pc.is_in(table["value"], value_set=pa.array(["", *missing]))
-        absent = int(pc.sum(table.filter(is_missing)["count"]).as_py() or 0)
-        seen = table.filter(pc.invert(is_missing))
+        kept = pa.array([], pa.large_string()) if kept is None else kept.cast(pa.large_string())
+        seen, values = counts.table, counts.table["value"].combine_chunks()
         eligible = pc.and_(pc.greater_equal(seen["count"], field.min_count),
-                           pc.invert(pc.match_substring_regex(seen["value"], r"[\r\n]")))
-        kept = seen.filter(eligible).sort_by([("count", "descending"), ("value", "ascending")])
-        kept = kept.slice(0, field.max_size)
-        kept_counts = kept["count"].to_numpy()
-        unknown = int(pc.sum(seen["count"]).as_py() or 0) - int(kept_counts.sum())
-        return cls(kept["value"].combine_chunks(), np.array([absent, unknown, *kept_counts], np.int64), len(seen))
+                           pc.invert(pc.match_substring_regex(values, r"[\r\n]")))
+        new = seen.filter(pc.and_(eligible, pc.invert(pc.is_in(values, value_set=kept))))
+        new = new.sort_by([("count", "descending"), ("value", "ascending")])
+        if field.max_size is not None:
+            new = new.slice(0, max(0, field.max_size - len(kept)))
+        kept_counts = pc.fill_null(seen["count"].take(pc.index_in(kept, value_set=values)), 0)
+        frequencies = np.concatenate([kept_counts.to_numpy(), new["count"].to_numpy()])
+        unknown = int(pc.sum(seen["count"]).as_py() or 0) - int(frequencies.sum())
+        return cls(pa.concat_arrays([kept, new["value"].combine_chunks()]),
+                   np.array([counts.missing, unknown, *frequencies], np.int64), len(seen))
 
     def report(self) -> dict:
         total = int(self.frequencies.sum())
-        top = [{"value": value, "count": int(count)}
-               for value, count in zip(self.values[:TOP_VALUES].to_pylist(), self.frequencies[2:], strict=False)]
+        order = np.argsort(-self.frequencies[2:], kind="stable")[:TOP_VALUES]
+        top = [{"value": self.values[place].as_py(), "count": int(self.frequencies[2 + place])} for place in order]
         return {"kind": "categorical", "distinct": self.distinct, **_shares(self.frequencies, total), "top_values": top}
+
+
+def hashing_report(frequencies: np.ndarray) -> dict:
+    """What can be said of a hashed field, whose different values n nobody counts, from how many of its N buckets occur.
+
+    By linear counting n = -N ln(1 - occupied / N). Hashed evenly, a value has its bucket for itself with probability
+    (1 - 1/N)^(n - 1); the collision rate is the share of the different values that have not. Where all buckets occur both
+    are lower bounds: half a bucket is taken as free.
+
+    Args:
+      frequencies: int64 [2 + N]: occurrences of the missing row, the unknown row and each bucket.
+
+    Source: Whang, Vander-Zanden, Taylor, "A linear-time probabilistic counting algorithm", TODS 1990.
+    """
+    buckets = len(frequencies) - 2
+    occupied = int((frequencies[2:] > 0).sum())
+    distinct = -buckets * np.log1p(-min(occupied, buckets - 0.5) / buckets)
+    alone = np.exp(np.log1p(-1 / buckets) * max(distinct - 1, 0)) if buckets > 1 else float(distinct <= 1)
+    return {"kind": "hashed", "buckets": buckets, "occupied": occupied, "distinct": round(float(distinct)),
+            "collision_rate": float(1 - alone), **_shares(frequencies, int(frequencies.sum()))}
+
+
+@dataclass
+class ListLengths:
+    """How long the lists of a list field are, before and after the cut at `max_length`.
+
+    Attributes:
+      rows: int64 [max_length + 1], rows by the number of values that are kept.
+      cut: rows that lost values to `max_length`.
+      values, longest: number of values of all rows, and of the longest, before the cut.
+    """
+
+    rows: np.ndarray
+    cut: int
+    values: int
+    longest: int
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, max_length: int) -> "ListLengths":
+        """Counts rows by their lengths before the cut, int64 [rows]."""
+        rows = np.bincount(np.minimum(lengths, max_length), minlength=max_length + 1)
+        return cls(rows, int((lengths > max_length).sum()), int(lengths.sum()), int(lengths.max(initial=0)))
+
+    def __add__(self, other: "ListLengths") -> "ListLengths":
+        return ListLengths(self.rows + other.rows, self.cut + other.cut, self.values + other.values,
+                           max(self.longest, other.longest))
+
+    def report(self) -> dict:
+        total = max(int(self.rows.sum()), 1)
+        return {"mean_length": self.values / total, "longest": self.longest, "cut_share": self.cut / total,
+                "empty_share": int(self.rows[0]) / total}
 
 
 @dataclass
@@ -184,14 +268,20 @@ class Buckets:
     @classmethod
     def build(cls, counts: NumberCounts, field: NumericField) -> "Buckets":
         edges = counts.edges()
-        firsts = _bucket_starts(counts.counts, field.buckets)
-        per_bucket = np.add.reduceat(counts.counts, [0, *firsts]) if len(edges) else np.zeros(1, np.int64)
+        lowest, highest = (float(edges[0]), float(edges[-1])) if len(edges) else (None, None)
+        if not len(edges):
+            boundaries = np.zeros(0, np.float32)
+        elif field.bucketing == "log_square":
+            boundaries = _log_square_boundaries(lowest, highest)
+        else:
+            boundaries = edges[_bucket_starts(counts.counts, field.buckets)]
+        bucket = np.searchsorted(boundaries, edges, side="right")
+        per_bucket = np.bincount(bucket, weights=counts.counts, minlength=len(boundaries) + 1).astype(np.int64)
         per_bucket[0] += counts.low
         per_bucket[-1] += counts.high
         mean, deviation = _moments(edges.astype(np.float64), counts.counts)
-        lowest, highest = (float(edges[0]), float(edges[-1])) if len(edges) else (None, None)
         frequencies = np.array([counts.missing, 0, *per_bucket], np.int64)
-        return cls(edges[firsts], mean, deviation, frequencies, lowest, highest)
+        return cls(boundaries, mean, deviation, frequencies, lowest, highest)
 
     def report(self) -> dict:
         total = int(self.frequencies.sum())
@@ -199,6 +289,18 @@ class Buckets:
             "kind": "numeric", **_shares(self.frequencies, total), "min": self.lowest, "max": self.highest,
             "mean": self.mean, "standard_deviation": self.deviation, "buckets": len(self.boundaries) + 1,
         }
+
+
+def _log_square_boundaries(lowest: float, highest: float) -> np.ndarray:
+    """Where floor(ln(x)^2) steps, x = exp(sqrt(k)) for k = 1, 2, .., beyond 2; every integer from -2 to 2; mirrored below.
+
+    A bucket holds its lower boundary. Of whole numbers, each from -2 to 2 has a bucket of its own.
+    Source: the features of the winners of the Criteo challenge on Kaggle, 2014 ("3 idiots").
+    """
+    far = max(abs(lowest), abs(highest), _ONE_BUCKET_EACH)
+    steps = np.exp(np.sqrt(np.arange(1, np.floor(np.log(far) ** 2) + 1)))
+    boundaries = np.concatenate([-steps[::-1], np.arange(-_ONE_BUCKET_EACH, _ONE_BUCKET_EACH + 1), steps]).astype(np.float32)
+    return boundaries[(boundaries > lowest) & (boundaries <= highest)]
 
 
 def _bucket_starts(counts: np.ndarray, buckets: int) -> np.ndarray:
@@ -223,7 +325,7 @@ def _shares(frequencies: np.ndarray, total: int) -> dict:
     return {
         "rows": total,
         "table_rows": len(frequencies),
-        "missing_share": frequencies[0] / total,
-        "unknown_share": frequencies[1] / total,
-        "top_share": int(known.max(initial=0)) / total,
+        "missing_share": int(frequencies[0]) / max(total, 1),
+        "unknown_share": int(frequencies[1]) / max(total, 1),
+        "top_share": int(known.max(initial=0)) / max(total, 1),
     }
