@@ -20,7 +20,7 @@ from preprocessing import errors
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.folder import new_data_folder
-from preprocessing.records import serialize_records
+from preprocessing.records import serialize_features
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, SPECIAL_ROWS, SPLITS, VOCABULARIES, Schema, parse_schema
 from trainer.config import load_config
 from trainer.progress import print_table
@@ -110,7 +110,7 @@ def _write_split(folder: Path, split: str, rows: int, schema: Schema) -> dict:
         clicks = (rng.random(size) < CLICK_RATE).astype(np.int64)
         name = f"{split}/part-{part:05d}-of-{FILES:05d}.tfrecord"
         with tf.io.TFRecordWriter(str(folder / name)) as writer:
-            for record in serialize_records(ids, np.empty((size, 0), np.float32), clicks, None, None).to_pylist():
+            for record in serialize_features({"ids": ids, "label": clicks[:, None]}).to_pylist():
                 writer.write(record)
         entries.append({"path": name, "rows": size})
         positives += int(clicks.sum())

@@ -36,7 +36,7 @@ from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
 from preprocessing.folder import new_data_folder
-from preprocessing.records import serialize_records
+from preprocessing.records import serialize_features
 from preprocessing.schema import (
     BUCKETS_FILE,
     MANIFEST_FILE,
@@ -157,7 +157,7 @@ def write_data_folder(path: Path, schema: Schema, encoding: Encoding, splits: di
     with new_data_folder(path, overwrite=False) as folder:
         for split in SPLITS:
             labels = splits[split]["click"].to_numpy().astype(np.int64)
-            records = serialize_records(ids[split], np.zeros((len(labels), 0), np.float32), labels, None, None)
+            records = serialize_features({"ids": ids[split], "label": labels[:, None]})
             name = f"{split}/part-00000-of-00001.tfrecord"
             (folder / split).mkdir()
             with tf.io.TFRecordWriter(str(folder / name)) as writer:

@@ -22,7 +22,7 @@ from preprocessing import errors
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.folder import new_data_folder
-from preprocessing.records import serialize_records
+from preprocessing.records import serialize_features
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, SPECIAL_ROWS, SPLITS, Schema, parse_schema
 
 BUCKETED_FIELDS, BUCKETS = 13, 32
@@ -124,8 +124,7 @@ def _write_split(folder: Path, split: str, ids: np.ndarray, clicks: np.ndarray) 
     (folder / split).mkdir()
     files = []
     for name, part in _parts(len(ids)):
-        numeric = np.empty((len(ids[part]), 0), np.float32)
-        records = serialize_records(ids[part].astype(np.int64), numeric, clicks[part], None, None)
+        records = serialize_features({"ids": ids[part], "label": clicks[part][:, None]})
         _write_records(folder / split / name, records.to_pylist())
         files.append({"path": f"{split}/{name}", "rows": len(records)})
     return {"rows": len(ids), "positives": int(clicks.sum()), "files": files}
