@@ -91,12 +91,17 @@ class Samples:
 
 
 def _raw_example(rows: Rows, row: int) -> tf.train.Example:
+    """The features of a row as a server receives them; a missing one is absent."""
     example = tf.train.Example()
     for name, column in rows.features.items():
+        feature = example.features.feature
         if isinstance(column, pa.Array):
-            example.features.feature[name].bytes_list.value.append(column[row].as_py().encode())
-        elif not np.isnan(column[row]):
-            example.features.feature[name].float_list.value.append(column[row])
+            value = column[row].as_py()
+            texts = value if isinstance(value, list) else [] if value is None else [value]
+            if texts:
+                feature[name].bytes_list.value.extend(text.encode() for text in texts)
+        elif not np.isnan(column[row]).any():
+            feature[name].float_list.value.extend(np.atleast_1d(column[row]))
     return example
 
 
