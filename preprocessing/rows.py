@@ -84,10 +84,11 @@ def read_rows(descriptor: Descriptor, schema: Schema) -> Iterator[Rows]:
       UserError: the file cannot be read to its end, or a column's type cannot mean what the schema says it is.
     """
     for batch in read(descriptor, Layout.of(schema)):
-        yield _typed(batch, schema, descriptor.split)
+        yield typed(batch, schema, descriptor.split)
 
 
-def _typed(batch: Batch, schema: Schema, split: str | None) -> Rows:
+def typed(batch: Batch, schema: Schema, split: str | None) -> Rows:
+    """A batch of the schema's columns as rows; `split` is what their files belong to, where that decides it."""
     columns = _Columns(batch.columns, schema)
     label = values.labels(batch.columns[schema.label.column], schema.label, schema.missing, columns.reasons)
     rows = Rows(

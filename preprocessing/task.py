@@ -13,6 +13,7 @@ from preprocessing.drift import command as drift
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.folder import is_finished, prepare_output
+from preprocessing.infer import command as infer
 from preprocessing.job import Job
 from preprocessing.nightly import nightly_schema
 from preprocessing.schema import Schema, load_schema
@@ -28,6 +29,8 @@ transform graph that is later part of the served model.
 
 _EXAMPLES = """\
 examples:
+  a log that nobody has described yet: a commented schema.yaml with guesses, to correct and to go on with:
+    python -m preprocessing.task --input 'logs/*.csv.gz' --infer_schema schema.yaml
   CSV files with a header, described by a schema:
     python -m preprocessing.task --input 'logs/*.csv.gz' --schema schema.yaml --output data
   a public data set, from a folder with its publisher's files:
@@ -97,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--report", type=Path, metavar="DIR",
         help="with --compare: a folder for DRIFT.md, its plots and drift.json; on a cluster all workers must reach it")
+    infer.add_flags(parser)
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")
     return parser
 
@@ -104,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
 def _main(argv: Sequence[str]) -> int:
     flags, beam_flags = _parser().parse_known_args(argv)
     _check(flags)
+    if flags.infer_schema:
+        return infer.run(flags, beam_flags, _console())
     if flags.compare:
         return drift.run(flags.compare, flags.input, flags.schema, flags.report, beam_flags, _console())
     schema = _schema(flags)
@@ -130,6 +136,9 @@ def _main(argv: Sequence[str]) -> int:
 def _check(flags: argparse.Namespace) -> None:
     if not 0 <= flags.max_rejected_share <= 1:
         raise UserError(f"--max_rejected_share: expected a share from 0 to 1, received {flags.max_rejected_share}")
+    infer.check_flags(flags)
+    if flags.infer_schema:
+        return
     if flags.compare:
         _check_compare(flags)
         return
