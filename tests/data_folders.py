@@ -3,30 +3,48 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from preprocessing.schema import BUCKETS_FILE, MANIFEST_FILE, SCHEMA_FILE, SPLITS, VOCABULARIES, Schema, parse_schema
+from preprocessing.schema import (
+    BUCKETS_FILE,
+    MANIFEST_FILE,
+    SCHEMA_FILE,
+    SPLITS,
+    VOCABULARIES,
+    Schema,
+    TableField,
+    parse_schema,
+)
 
 FIELD_ROWS = {"user": 12, "item": 22, "hour": 6}
+UNLABELLED = -1
 
 
 def tiny_schema(field_rows: dict[str, int] | None = None) -> Schema:
     field_rows = field_rows or FIELD_ROWS
-    return schema_of({name: "categorical" for name in field_rows}, field_rows)
+    return schema_of({name: {"kind": "categorical"} for name in field_rows}, field_rows)
 
 
-def schema_of(kinds: dict[str, str], field_rows: dict[str, int]) -> Schema:
-    """The resolved schema of fields of these kinds."""
+def schema_of(fields: Mapping[str, Mapping[str, Any]], field_rows: Mapping[str, int], **columns: str) -> Schema:
+    """The resolved schema of these fields.
+
+    Args:
+      fields: by name, what the schema says of each.
+      field_rows: rows of the owners.
+      columns: of `weight`, `key` or `timestamp`.
+    """
     content = {
         "name": "tiny",
         "label": {"column": "click"},
         "group": "user",
         "split": {"by": "hash", "key": ["user"]},
-        "fields": [{"name": name, "kind": kind} for name, kind in kinds.items()],
+        "fields": [{"name": name, **settings} for name, settings in fields.items()],
+        **columns,
     }
-    return parse_schema(content, "the test").resolve(field_rows)
+    return parse_schema(content, "the test").resolve(dict(field_rows))
 
 
 def draw_rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,53 +57,93 @@ def draw_rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([user, item, hour], axis=1), click.astype(np.int64)
 
 
-def _int64(values) -> tf.train.Feature:
-    return tf.train.Feature(int64_list=tf.train.Int64List(value=values))
+def write_data_folder(folder: Path, rows: int = 640, files: int = 2, unlabelled_share: float = 0.0) -> Path:
+    """Writes a finished data folder of the tiny schema with `rows` training rows; value n of a field is called FIELDn.
 
-
-def write_data_folder(folder: Path, rows: int = 640, files: int = 2) -> Path:
-    """Writes a finished data folder of the tiny schema with `rows` training rows; value n of a field is called FIELDn."""
-    splits = {split: draw_rows(rows if split == "train" else rows // 2, seed) for seed, split in enumerate(SPLITS)}
+    Args:
+      unlabelled_share: share of the training and validation rows whose label is left out.
+    """
+    splits = {}
+    for seed, split in enumerate(SPLITS):
+        ids, labels = draw_rows(rows if split == "train" else rows // 2, seed)
+        if split != "test":
+            labels[np.random.default_rng(seed).random(len(labels)) < unlabelled_share] = UNLABELLED
+        splits[split] = ids, labels
     meanings = {name: [f"{name}{value}" for value in range(2, size)] for name, size in FIELD_ROWS.items()}
     return write_folder(folder, meanings, splits, files)
 
 
-def write_folder(folder: Path, meanings: Mapping[str, Sequence[str] | Sequence[float]],
-                 splits: Mapping[str, tuple[np.ndarray, np.ndarray]], files: int = 2) -> Path:
+def write_folder(folder: Path, meanings: Mapping[str, Sequence[str] | Sequence[float]], splits: Mapping[str, tuple],
+                 files: int = 2, fields: Mapping[str, Mapping[str, Any]] | None = None, **columns: str) -> Path:
     """Writes a finished data folder.
 
     Args:
-      meanings: of each field what its rows from 2 on stand for: the texts of a categorical field, or the boundaries of a
-        numeric one.
-      splits: of each split the ids [rows, F] and the labels [rows].
+      meanings: of each vocabulary or list of boundaries that there is, by the name of its owner, what the rows from 2 on
+        stand for: texts or ascending numbers.
+      splits: of each split the ids [rows, id fields], the labels [rows] (-1: none) and optionally a mapping of more columns:
+        `weight` and `timestamp` [rows], `key` texts, lists of ids by the name of their field, vectors [rows, size].
+      fields: by name and in order, what the schema says of each; by default those of `meanings`.
+      columns: of `weight`, `key` or `timestamp` in the schema.
     """
     texts = {name: values for name, values in meanings.items() if isinstance(values[0], str)}
-    kinds = {name: "categorical" if name in texts else "numeric" for name in meanings}
-    schema = schema_of(kinds, {name: len(values) + (2 if name in texts else 3) for name, values in meanings.items()})
+    sizes = {name: len(values) + (2 if name in texts else 3) for name, values in meanings.items()}
+    settings = {name: {"kind": "numeric" if name in meanings and name not in texts else "categorical", **more}
+                for name, more in (fields or {name: {} for name in meanings}).items()}
+    sizes |= {name: more["hash_buckets"] + 2 for name, more in settings.items() if "hash_buckets" in more}
+    schema = schema_of(settings, sizes, **columns)
     (folder / VOCABULARIES).mkdir(parents=True)
     for name, values in texts.items():
         (folder / VOCABULARIES / f"{name}.txt").write_text("".join(f"{value}\n" for value in values))
     buckets = {name: {"boundaries": list(values)} for name, values in meanings.items() if name not in texts}
     (folder / BUCKETS_FILE).write_text(json.dumps(buckets))
-
-    offsets = [field.offset for field in schema.fields]
-    frequencies = np.bincount((splits["train"][0] + offsets).ravel(), minlength=schema.table_rows)
-    np.save(folder / "frequencies.npy", frequencies.astype(np.int64))
-    manifest = {"splits": {split: _write_split(folder, split, *splits[split], files) for split in SPLITS}}
+    np.save(folder / "frequencies.npy", _frequencies(schema, *splits["train"]))
+    manifest = {"splits": {split: _write_split(folder, split, *splits[split], files=files) for split in SPLITS}}
     (folder / SCHEMA_FILE).write_text(schema.to_yaml())
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     return folder
 
 
-def _write_split(folder: Path, split: str, ids: np.ndarray, labels: np.ndarray, files: int) -> dict:
+def _frequencies(schema: Schema, ids: np.ndarray, labels: np.ndarray, columns: Mapping[str, Sequence] | None = None) -> np.ndarray:
+    offsets = {field.name: field.offset for field in schema.fields if isinstance(field, TableField)}
+    rows = (ids + [offsets[field.name] for field in schema.id_fields]).ravel().tolist()
+    for name in offsets.keys() & (columns or {}).keys():
+        rows += [offsets[name] + value for values in columns[name] for value in values]
+    return np.bincount(rows, minlength=schema.table_rows)
+
+
+def _write_split(folder: Path, split: str, ids: np.ndarray, labels: np.ndarray, columns: Mapping[str, Sequence] | None = None, *,
+                 files: int) -> dict:
     """Writes the records of a split; returns its entry of the manifest."""
     (folder / split).mkdir()
     entries = []
     for part, chosen in enumerate(np.array_split(np.arange(len(labels)), files)):
         name = f"{split}/part-{part:05d}-of-{files:05d}.tfrecord"
-        with tf.io.TFRecordWriter(str(folder / name)) as writer:
-            for row in chosen:
-                features = {"ids": _int64(ids[row]), "label": _int64([labels[row]]), "group": _int64([ids[row, 0]])}
-                writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
-        entries.append({"path": name, "rows": len(chosen)})
-    return {"rows": len(labels), "positives": int(labels.sum()), "files": entries}
+        more = {column: [values[row] for row in chosen] for column, values in (columns or {}).items()}
+        write_records(folder / name, ids[chosen], labels[chosen], {"group": ids[chosen, 0], **more})
+        entries.append(counted({"path": name, "rows": len(chosen)}, labels[chosen]))
+    return counted({"rows": len(labels), "positives": int((labels == 1).sum()), "files": entries}, labels)
+
+
+def counted(entry: dict, labels: np.ndarray) -> dict:
+    """An entry of the manifest, with its rows without label where it has any."""
+    unlabelled = int((labels == UNLABELLED).sum())
+    return {**entry, "unlabelled": unlabelled} if unlabelled else entry
+
+
+def write_records(path: Path, ids: np.ndarray, labels: np.ndarray, columns: Mapping[str, Sequence], compression: str = "") -> None:
+    """Writes a file of records, without the labels that are -1."""
+    with tf.io.TFRecordWriter(str(path), tf.io.TFRecordOptions(compression_type=compression)) as writer:
+        for row, label in enumerate(labels):
+            features = {"ids": ids[row], "label": [label] if label != UNLABELLED else []}
+            features |= {name: np.atleast_1d(values[row]) for name, values in columns.items()}
+            content = {name: _feature(values) for name, values in features.items() if name != "label" or len(values)}
+            writer.write(tf.train.Example(features=tf.train.Features(feature=content)).SerializeToString(deterministic=True))
+
+
+def _feature(values: Sequence) -> tf.train.Feature:
+    values = np.asarray(values)
+    if values.dtype.kind == "U":
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode() for value in values]))
+    if values.dtype.kind == "f":
+        return tf.train.Feature(float_list=tf.train.FloatList(value=values))
+    return tf.train.Feature(int64_list=tf.train.Int64List(value=values.astype(np.int64)))

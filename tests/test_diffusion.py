@@ -12,6 +12,10 @@ from trainer.diffusion.schedule import draw_times, masking_rate
 SEED = tf.constant([1, 2])
 
 
+def labelled(rows):
+    return tf.ones(rows, tf.bool)
+
+
 @pytest.mark.parametrize(("schedule", "rates"), [
     ("linear", [0.25, 0.5, 1.0]),
     ("cosine", [1 - np.cos(np.pi / 8), 1 - np.cos(np.pi / 4), 1.0]),
@@ -36,7 +40,7 @@ def test_continuous_times_lie_in_the_unit_interval_without_zero():
 
 
 def test_each_token_is_masked_at_its_samples_rate():
-    mask = mask_tokens(tf.repeat([0.2, 0.7], 20_000), 5, SEED).numpy().reshape(2, 20_000, 5)
+    mask = mask_tokens(tf.repeat([0.2, 0.7], 20_000), labelled(40_000), 5, SEED).numpy().reshape(2, 20_000, 5)
     # A sample of rate 0.2 has nothing masked with probability 0.8^5; then one of its 5 tokens is.
     low = 0.2 + 0.8 ** 5 / 5
     assert mask[0].mean(axis=0) == pytest.approx([low] * 5, abs=0.015)
@@ -44,17 +48,31 @@ def test_each_token_is_masked_at_its_samples_rate():
 
 
 def test_every_sample_has_a_masked_token():
-    mask = mask_tokens(tf.zeros(1000), 5, SEED).numpy()
+    mask = mask_tokens(tf.zeros(1000), labelled(1000), 5, SEED).numpy()
     assert (mask.sum(axis=1) == 1).all()
 
 
 def test_at_the_end_of_time_everything_is_masked():
-    assert mask_tokens(tf.ones(100), 5, SEED).numpy().all()
+    assert mask_tokens(tf.ones(100), labelled(100), 5, SEED).numpy().all()
+
+
+def test_a_label_that_is_not_there_is_never_the_masked_token():
+    # At rate 0 one token is masked: of 5, or of the 4 features.
+    masks = [mask_tokens(tf.zeros(20_000), tf.fill([20_000], there), 5, SEED).numpy() for there in (True, False)]
+    assert (masks[1].sum(axis=1) == 1).all()
+    assert masks[0].mean(axis=0) == pytest.approx([0.2] * 5, abs=0.015)
+    assert masks[1].mean(axis=0) == pytest.approx([0.25] * 4 + [0], abs=0.015)
+
+
+def test_a_sample_with_a_label_is_masked_alike_beside_any_others():
+    rates, some = tf.repeat([0.2, 0.7], 50), tf.constant([True, False] * 50)
+    alone, beside = (mask_tokens(rates, which, 5, SEED).numpy() for which in (labelled(100), some))
+    np.testing.assert_array_equal(alone[some.numpy()], beside[some.numpy()])
 
 
 def test_corruption_is_a_function_of_the_seed():
     config = DiffusionConfig()
-    first, again, other = (corrupt(config, 64, 5, tf.constant([3, step])).numpy() for step in (1, 1, 2))
+    first, again, other = (corrupt(config, labelled(64), 5, tf.constant([3, step])).numpy() for step in (1, 1, 2))
     assert (first == again).all() and (first != other).any()
 
 

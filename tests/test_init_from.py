@@ -57,13 +57,13 @@ def test_vocabularies_may_be_empty():
 
 def test_equal_boundaries_carry_every_bucket():
     rows = numeric_sources(np.array([1.0, 2.0]), np.array([1.0, 2.0]))
-    assert rows.source.tolist() == [0, 1, 2, 3, 4] and not rows.rebucketed
+    assert rows.source.tolist() == [0, 1, 2, 3, 4] and not rows.remark
 
 
 def test_a_moved_bucket_comes_from_the_one_that_holds_its_midpoint():
     # Buckets before: below 10, 10 to 20, above. Now: below 4, 4 to 8, 8 to 14, 14 to 40, above; midpoints 6, 11, 27.
     rows = numeric_sources(np.array([10.0, 20.0]), np.array([4.0, 8.0, 14.0, 40.0]))
-    assert rows.source.tolist() == [0, 1, 2, 2, 3, 4, 4] and rows.rebucketed and rows.new == 0
+    assert rows.source.tolist() == [0, 1, 2, 2, 3, 4, 4] and "moved" in rows.remark and rows.new == 0
 
 
 def test_a_midpoint_on_a_boundary_lies_above_it():

@@ -6,11 +6,11 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
-from data_folders import write_data_folder
+from data_folders import UNLABELLED, counted, write_data_folder, write_records
 
 from preprocessing.errors import UserError
-from preprocessing.records import serialize_records
 from trainer import damaged_records
+from trainer import input as input_module
 from trainer.input import DataFolder, EvaluationSplit, TrainingSplit
 
 BATCH = 8
@@ -20,27 +20,30 @@ STREAMED, RESIDENT = 20, 100  # window_rows
 HEADER, CHECKSUM = 12, 4  # bytes around a record
 
 
-def write_split(path, split, file_rows, compression=""):
-    """Replaces a split of a data folder by rows numbered from 0, number and group being the number, label its parity."""
+def write_split(path, split, file_rows, compression="", without_label=()):
+    """Replaces a split of a data folder by rows numbered from 0, number and group being the number, label its parity.
+
+    Rows with the numbers `without_label` have none.
+    """
     entries, first = [], 0
     for part, rows in enumerate(file_rows):
         name = f"{split}/numbered-{part}.tfrecord{'.gz' if compression else ''}"
         numbers = np.arange(first, first + rows)
         first += rows
         ids = np.stack([numbers, np.full(rows, 1), np.full(rows, 2)], axis=1)
-        with tf.io.TFRecordWriter(str(path / name), tf.io.TFRecordOptions(compression_type=compression)) as writer:
-            for record in serialize_records(ids, np.zeros([rows, 0]), numbers % 2, numbers, None).to_pylist():
-                writer.write(record)
-        entries.append({"path": name, "rows": rows, "bytes": (path / name).stat().st_size})
+        labels = np.where(np.isin(numbers, without_label), UNLABELLED, numbers % 2)
+        write_records(path / name, ids, labels, {"group": numbers}, compression)
+        entries.append(counted({"path": name, "rows": rows, "bytes": (path / name).stat().st_size}, labels))
     manifest = json.loads((path / "manifest.json").read_text())
-    manifest["splits"][split] = {"rows": first, "positives": first // 2, "files": entries}
+    unlabelled = sum(entry.get("unlabelled", 0) for entry in entries)
+    manifest["splits"][split] = {"rows": first, "positives": first // 2, "unlabelled": unlabelled, "files": entries}
     (path / "manifest.json").write_text(json.dumps(manifest))
 
 
-def write_folder(path, file_rows=FILES, compression=""):
+def write_folder(path, file_rows=FILES, compression="", without_label=()):
     write_data_folder(path, rows=4)
-    write_split(path, "train", file_rows, compression)
-    write_split(path, "valid", (20, 10), compression)
+    write_split(path, "train", file_rows, compression, without_label)
+    write_split(path, "valid", (20, 10), compression, without_label)
     return DataFolder.open(path)
 
 
@@ -65,7 +68,8 @@ def numbers(batches):
         assert (batch["ids"].dtype, batch["label"].dtype, batch["group"].dtype) == (tf.int32, tf.float32, tf.int64)
         rows = batch["group"].numpy()
         np.testing.assert_array_equal(batch["ids"], np.stack([rows, np.full(len(rows), 1), np.full(len(rows), 2)], axis=1))
-        np.testing.assert_array_equal(batch["label"], rows % 2)
+        labels = batch["label"].numpy()
+        np.testing.assert_array_equal(labels[labels != UNLABELLED], rows[labels != UNLABELLED] % 2)
     return [batch["group"].numpy().tolist() for batch in read]
 
 
@@ -199,6 +203,109 @@ def test_an_evaluation_split_stays_in_memory(tmp_path):
     for path in (folder.path / "valid").iterdir():
         path.unlink()
     assert flat(split.batches(9)) == list(range(30))
+
+
+# Rows without label.
+
+# Of file 0 every second row, of file 1 all, of file 2 none, of file 3 all but the last: 15, 0, 45 and 1 labelled rows.
+WITHOUT_LABEL = (*range(0, 30, 2), *range(30, 40), *range(85, 99))
+LABELLED = sorted({*range(100)} - {*WITHOUT_LABEL})
+
+
+@pytest.fixture(scope="module")
+def partly_labelled(tmp_path_factory):
+    return write_folder(tmp_path_factory.mktemp("data") / "partly", without_label=WITHOUT_LABEL)
+
+
+def test_rows_are_counted_with_and_without_label(partly_labelled):
+    assert (partly_labelled.rows("train"), partly_labelled.unlabelled("train"), partly_labelled.labelled("train")) == (100, 39, 61)
+    assert partly_labelled.rows_read("pretrain") == {"train": 100, "valid": 15, "test": 2}
+    assert partly_labelled.rows_read("finetune") == {"train": 61, "valid": 15, "test": 2}
+
+
+@pytest.mark.parametrize("window_rows", [10, RESIDENT])
+def test_rows_without_label_are_left_out(partly_labelled, window_rows):
+    split = split_of(partly_labelled, window_rows, labelled_only=True)
+    rows = flat(split.epoch(0))
+    assert (split.rows, split.steps) == (61, 7) and len({*rows}) == 56 and {*rows} < {*LABELLED}
+    assert sorted(flat(split_of(partly_labelled, window_rows, 61, labelled_only=True).epoch(1))) == LABELLED
+
+
+@pytest.mark.parametrize("window_rows", [10, RESIDENT])
+def test_an_epoch_of_the_labelled_rows_continues_at_any_step(partly_labelled, window_rows):
+    split = split_of(partly_labelled, window_rows, labelled_only=True)
+    whole = numbers(split.epoch(0))
+    for step in range(1, split.steps + 1):
+        assert numbers(split.epoch(0, first_step=step)) == whole[step:]
+
+
+def test_chunks_without_a_labelled_row_are_passed(tmp_path, monkeypatch):
+    monkeypatch.setattr(input_module, "_CHUNK_ROWS", 4)
+    folder = write_folder(tmp_path / "data", without_label=tuple({*range(100)} - {3, 50, 51, 99}))
+    split = split_of(folder, window_rows=2, batch_size=2, labelled_only=True)
+    assert sorted(flat(split.epoch(0))) == [3, 50, 51, 99]
+    assert flat(split.epoch(0, first_step=1)) == flat(split.epoch(0))[2:]
+
+
+@pytest.mark.parametrize("window_rows", [STREAMED, RESIDENT])
+def test_pretraining_reads_rows_without_label_and_knows_them(partly_labelled, window_rows):
+    batches = list(split_of(partly_labelled, window_rows, batch_size=10).epoch(0))
+    rows = {int(row): float(label) for batch in batches for row, label in zip(batch["group"], batch["label"], strict=True)}
+    assert rows == {row: UNLABELLED if row in WITHOUT_LABEL else row % 2 for row in range(100)}
+
+
+@pytest.mark.parametrize("window_rows", [10, 30])
+def test_evaluation_leaves_out_rows_without_label(partly_labelled, window_rows):
+    split = EvaluationSplit(partly_labelled, "valid", window_rows)
+    assert split.rows == 15 and numbers(split.batches(7)) == [[*range(1, 15, 2)], [*range(15, 29, 2)], [29]]
+
+
+def test_labels_cost_nothing_where_no_row_lacks_one(folder):
+    # The same order and the same graph: nothing is left out, and a record without label is an error.
+    assert numbers(split_of(folder, labelled_only=True).epoch(0)) == numbers(split_of(folder).epoch(0))
+    assert not split_of(folder, labelled_only=True)._leaves_out
+
+
+def test_workers_share_the_labelled_rows(partly_labelled):
+    # 45 rows of file 2 and 1 of file 3 for one, 15 of file 0 for the other: file 1 has none, so it is nobody's.
+    splits = [split_of(partly_labelled, batch_size=5, worker=worker, workers=2, labelled_only=True) for worker in (0, 1)]
+    assert [(split.rows, split.steps) for split in splits] == [(45, 3), (16, 3)]
+    rows = [flat(split.epoch(0)) for split in splits]
+    assert len({*rows[0], *rows[1]}) == 30 and {*rows[0], *rows[1]} < {*LABELLED}
+    assert "has 3 files with labels for 4 workers" in message_of(lambda: split_of(partly_labelled, workers=4, labelled_only=True))
+
+
+def test_sound_records_of_a_damaged_file_are_left_out_without_label(tmp_path):
+    folder = write_folder(tmp_path / "data", without_label=WITHOUT_LABEL)
+    path = damaged(folder.path, part=2)
+    truncate(path, path.stat().st_size * 2 // 3)  # rows 70 to 84 are lost
+    path = damaged(folder.path)
+    flip_bit(path, HEADER + 5)  # row 0, which has no label
+    split = split_of(folder, batch_size=1, corrupt_records=0.2, labelled_only=True)
+    assert sorted(flat(split.epoch(0))) == [row for row in LABELLED if not 70 <= row < 85]
+
+
+def test_a_split_without_labels_is_refused(tmp_path):
+    folder = write_folder(tmp_path / "data", without_label=range(100))
+    for split in (lambda: EvaluationSplit(folder, "valid", 10), lambda: split_of(folder, labelled_only=True)):
+        assert re.search("split '(valid|train)' has no rows with a label; change `label` or `split`", message_of(split))
+    assert split_of(folder).rows == 100
+
+
+def test_a_manifest_that_counts_labels_otherwise_than_its_files_is_refused(tmp_path):
+    path = write_folder(tmp_path / "data", without_label=WITHOUT_LABEL).path
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["splits"]["train"]["unlabelled"] = 40
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    assert "has 40 rows without label in split 'train' and 39 in its files" in message_of(lambda: DataFolder.open(path))
+
+
+@pytest.mark.parametrize("window_rows", [10, 30])
+def test_files_that_hold_other_labels_than_the_manifest_says_are_refused(tmp_path, window_rows):
+    folder = write_folder(tmp_path / "data", without_label=WITHOUT_LABEL)
+    folder.manifest["splits"]["valid"]["files"][0]["unlabelled"] += 1
+    message = message_of(lambda: flat(EvaluationSplit(folder, "valid", window_rows).batches()))
+    assert "valid: 15 rows with a label were found where manifest.json says 14" in message
 
 
 # Damage. A file's records are of equal length as long as the numbers have one byte.

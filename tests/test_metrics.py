@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from preprocessing.errors import UserError
 from trainer.metrics import (
     Predictions,
     auc,
@@ -39,6 +40,47 @@ def test_grouped_auc_of_one_group_is_the_auc():
 
 def test_grouped_auc_without_a_mixed_group_is_undefined():
     assert grouped_auc(np.array([1, 0]), np.array([0.5, 0.5]), np.array([1, 2])) is None
+
+
+def test_a_weight_counts_a_row_as_often_as_it_says():
+    rng = np.random.default_rng(3)
+    labels, scores, groups = rng.integers(0, 2, 60).astype(float), rng.normal(size=60).round(1), rng.integers(0, 6, 60)
+    weights = rng.integers(0, 4, 60)
+    again = np.repeat(np.arange(60), weights)
+    weighted = click_metrics(Predictions(labels, scores, groups, weights.astype(np.float32)))
+    repeated = click_metrics(Predictions(labels[again], scores[again], groups[again]))
+    for name in ("click_rate", "auc", "gauc", "logloss", "calibration_bias", "normalized_entropy"):
+        assert weighted[name] == pytest.approx(repeated[name], rel=1e-6), name
+    counted = weights > 0
+    assert (weighted["rows"], weighted["positives"]) == (counted.sum(), labels[counted].sum())
+
+
+def test_weighted_grouped_auc_by_hand():
+    # Of group 1, the click (weight 2) beats the first of two non-clicks (weights 1 and 3) and ties with none: 2 of 8.
+    # Group 2 has a click (1) above its non-click (5): 1. They count 6 to 6.
+    labels, scores = np.array([1, 0, 0, 1, 0]), np.array([0.5, 0.2, 0.9, 0.7, 0.1])
+    groups, weights = np.array([1, 1, 1, 2, 2]), np.array([2.0, 1.0, 3.0, 1.0, 5.0])
+    assert grouped_auc(labels, scores, groups, weights) == pytest.approx((6 * 0.25 + 6 * 1.0) / 12)
+
+
+def test_weighted_calibration_bins_by_hand():
+    # Bins of two rows: means (0.1 + 3 x 0.3) / 4 and (0.6 + 0.8) / 2; clicks 3 of 4 and 1 of 2.
+    labels, probabilities, weights = np.array([0, 1, 1, 0]), np.array([0.1, 0.3, 0.8, 0.6]), np.array([1.0, 3.0, 1.0, 1.0])
+    bins = calibration_bins(labels, probabilities, bins=2, weights=weights)
+    assert bins.predicted == pytest.approx([0.25, 0.7]) and bins.observed == pytest.approx([0.75, 0.5])
+    assert bins.weights == pytest.approx([4, 2])
+    # Four bins of one row: off by 0.1, 0.7, 0.6 and 0.2, the second thrice.
+    assert expected_calibration_error(labels, probabilities, weights) == pytest.approx((0.1 + 3 * 0.7 + 0.6 + 0.2) / 6)
+
+
+def test_a_class_without_weight_is_no_class():
+    metrics = click_metrics(Predictions(np.array([1.0, 0.0, 0.0]), np.zeros(3), weights=np.array([0.0, 1.0, 1.0])))
+    assert metrics["auc"] is None and metrics["click_rate"] == 0 and metrics["positives"] == 0
+
+
+def test_weights_that_are_all_zero_are_refused():
+    with pytest.raises(UserError, match="all 2 rows with a label have weight 0, so no metric is defined: correct the column"):
+        click_metrics(Predictions(np.array([1.0, 0.0]), np.zeros(2), weights=np.zeros(2)))
 
 
 def test_calibration_bins_and_error():

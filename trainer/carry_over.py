@@ -1,14 +1,16 @@
 """An earlier model onto data whose values have grown or moved: every row of the table goes to its place by value.
 
-A row of field k is carried from the earlier row that stands for the same thing:
+A row of a field that owns rows (`Schema.owners`) is carried from the earlier row that stands for the same thing:
 
     0 missing, 1 unknown     the same row
-    a categorical value      the row of the same text
+    a value                  the row of the same text
+    a hash bucket            the same bucket where there are as many as before, otherwise none
     a numeric bucket         the same bucket where the boundaries are equal, otherwise the earlier bucket that holds the new
                              one's midpoint; the outermost buckets come from the outermost ones
 
 A value that the earlier model did not know starts from the mask embedding of its field or from the field's unknown row
-(`new_rows` of the stage). Every other variable is taken over by name and must have its shape. Optimizer moments stay
+(`new_rows` of the stage). Where several fields share the rows, the mask embedding is that of the first that has a token;
+rows that only lists use start from the unknown row, as lists have no token. Every other variable is taken over by name and must have its shape. Optimizer moments stay
 behind: those of the best checkpoint belong to the small steps at the end of its schedule, and a new schedule begins here.
 """
 
@@ -21,7 +23,16 @@ import pyarrow.compute as pc
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import SCHEMA_FILE, SPECIAL_ROWS, UNKNOWN_ROW, AnyField, NumericField, Schema, load_schema
+from preprocessing.schema import (
+    SCHEMA_FILE,
+    SPECIAL_ROWS,
+    UNKNOWN_ROW,
+    NamedField,
+    NumericField,
+    Schema,
+    TableField,
+    load_schema,
+)
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, open_checkpoint
 from trainer.config import Config
 from trainer.input import DataFolder
@@ -38,19 +49,19 @@ BLOCK_ROWS = 1 << 20
 
 @dataclass(frozen=True)
 class RowSources:
-    """Where the rows of a field come from.
+    """Where the rows of an owner come from.
 
     Attributes:
       source: int64 [rows now]: the earlier row that each row is carried from, `NEW` where there is none.
       left: how many earlier values are gone.
-      left_values: the most frequent of them.
-      rebucketed: whether the boundaries of a numeric field have moved.
+      left_values: the first of them, which are the most frequent.
+      remark: what else a person should know.
     """
 
     source: np.ndarray
     left: int = 0
     left_values: tuple[str, ...] = ()
-    rebucketed: bool = False
+    remark: str = ""
 
     @property
     def new(self) -> int:
@@ -82,28 +93,48 @@ def numeric_sources(earlier: np.ndarray, now: np.ndarray) -> RowSources:
         return RowSources(np.arange(len(now) + 1 + SPECIAL_ROWS))
     inside = np.concatenate([[-np.inf], (now[:-1] + now[1:]) / 2, [np.inf]])[:len(now) + 1]  # a number in each bucket
     buckets = np.searchsorted(earlier, inside, side="right")
-    return RowSources(np.concatenate([np.arange(SPECIAL_ROWS), buckets + SPECIAL_ROWS]), rebucketed=True)
+    return RowSources(np.concatenate([np.arange(SPECIAL_ROWS), buckets + SPECIAL_ROWS]),
+                      remark="its bucket boundaries moved; each bucket starts from the earlier one around its midpoint")
+
+
+def hashed_sources(earlier: NamedField, now: NamedField) -> RowSources:
+    """Matches the buckets of two fields of which at least one is hashed: one to one, or not at all."""
+    if earlier.hash_buckets == now.hash_buckets:
+        return RowSources(np.arange(now.rows))
+    before, after = (f"{field.hash_buckets} hash buckets" if field.hash_buckets else "a vocabulary" for field in (earlier, now))
+    source = np.full(now.rows, NEW)
+    source[:SPECIAL_ROWS] = np.arange(SPECIAL_ROWS)
+    return RowSources(source, remark=f"it had {before} and has {after} now, so every value starts anew")
 
 
 def match_fields(earlier: Schema, now: Schema, backbone: str) -> list[int]:
-    """The place of every field of `now` among the fields of `earlier`, `NEW` for a field that was not there.
+    """The place of every one of `now.id_fields` among those of `earlier`, `NEW` for a field that was not there.
 
     Raises:
-      UserError: a field has become of another kind; or the backbone concatenates the tokens, so that its weights belong
+      UserError: names have become numbers or numbers names; or the backbone concatenates the tokens, so that its weights belong
         to places, and the fields or their order differ.
     """
-    before = {field.name: field for field in earlier.id_fields}
-    for field in now.id_fields:
-        if field.name in before and before[field.name].kind != field.kind:
+    before = {field.name: field for field in _table_fields(earlier)}
+    for field in _table_fields(now):
+        if field.name in before and isinstance(before[field.name], NumericField) != isinstance(field, NumericField):
             raise UserError(f"--init_from: field {field.name!r} was {before[field.name].kind} and is {field.kind} now, so its rows "
                             "stand for other things: give the field another name, or train anew without --init_from")
-    names, old_names = [field.name for field in now.id_fields], list(before)
+    names, old_names = ([field.name for field in schema.id_fields] for schema in (now, earlier))
     if names != old_names and backbone not in BACKBONES_OF_ANY_FIELDS:
         raise UserError(f"--init_from: backbone {backbone!r} reads the fields at fixed places, so their names and order must be "
                         f"as before: expected {', '.join(old_names)}; received {', '.join(names)}: preprocess with the fields "
                         f"in that order, or train anew without --init_from (backbone {BACKBONES_OF_ANY_FIELDS[0]!r} could "
                         "have been carried over)")
-    return [old_names.index(name) if name in before else NEW for name in names]
+    return [old_names.index(name) if name in old_names else NEW for name in names]
+
+
+def _table_fields(schema: Schema) -> list[TableField]:
+    return [field for field in schema.fields if isinstance(field, TableField)]
+
+
+def _users(schema: Schema, owner: TableField) -> list[TableField]:
+    """The fields whose rows are those of `owner`, itself first."""
+    return [owner, *(field for field in _table_fields(schema) if field is not owner and schema.owner(field) is owner)]
 
 
 class EarlierModel:
@@ -147,12 +178,36 @@ class EarlierModel:
 
 @dataclass(frozen=True)
 class _Move:
-    """A field that both models have, and its token in the earlier one."""
+    """Rows that both models have.
 
-    before: AnyField
-    now: AnyField
-    token: int
+    Attributes:
+      before, now: their owners.
+      token: the earlier token whose mask embedding new values may start from; None where no field of these rows had one.
+      rows: where each row comes from.
+      merged: other earlier owners, whose fields now use these rows.
+    """
+
+    before: TableField
+    now: TableField
+    token: int | None
     rows: RowSources
+    merged: tuple[str, ...]
+
+
+def _moves(earlier: Schema, now: Schema, folder_before: Path, folder_now: Path) -> list[_Move]:
+    """One for each of `now.owners` of which some field was there before."""
+    before = {field.name: field for field in _table_fields(earlier)}
+    tokens = {field.name: place for place, field in enumerate(earlier.id_fields)}
+    moves = []
+    for owner in now.owners:
+        names = [field.name for field in _users(now, owner)]
+        known = [before[name] for name in names if name in before]
+        if known:
+            source = earlier.owner(known[0])
+            token = next((tokens[name] for name in [source.name, *names] if name in tokens), None)
+            merged = tuple(dict.fromkeys(earlier.owner(field).name for field in known if earlier.owner(field) is not source))
+            moves.append(_Move(source, owner, token, _sources(source, owner, folder_before, folder_now), merged))
+    return moves
 
 
 def carry_over(model: DGenCTR, earlier: EarlierModel, config: Config, data: DataFolder) -> None:
@@ -168,8 +223,7 @@ def carry_over(model: DGenCTR, earlier: EarlierModel, config: Config, data: Data
     folder = earlier.vocabularies()
     schema = load_schema(folder / SCHEMA_FILE)
     places = match_fields(schema, data.schema, config.model.backbone)
-    moves = [_Move(schema.id_fields[place], field, place, _sources(schema.id_fields[place], field, folder, data.path))
-             for place, field in zip(places, data.schema.id_fields, strict=True) if place != NEW]
+    moves = _moves(schema, data.schema, folder, data.path)
     variables = model.named_variables()
     stored = open_checkpoint(earlier.best, {name: _earlier_shape(model, variable, schema) for name, variable in variables.items()})
     names = {id(variable): name for name, variable in variables.items()}
@@ -187,9 +241,11 @@ def carry_over(model: DGenCTR, earlier: EarlierModel, config: Config, data: Data
     _report(earlier, schema, data.schema, moves)
 
 
-def _sources(before: AnyField, now: AnyField, folder_before: Path, folder_now: Path) -> RowSources:
+def _sources(before: TableField, now: TableField, folder_before: Path, folder_now: Path) -> RowSources:
     if isinstance(now, NumericField):
         return numeric_sources(read_boundaries(folder_before, before), read_boundaries(folder_now, now))
+    if before.hash_buckets or now.hash_buckets:
+        return hashed_sources(before, now)
     return categorical_sources(read_vocabulary(folder_before, before), read_vocabulary(folder_now, now))
 
 
@@ -211,14 +267,15 @@ def _earlier_shape(model: DGenCTR, variable: tf.Variable, earlier: Schema) -> li
 
 
 def _carry_table(model: DGenCTR, moves: list[_Move], table: np.ndarray, masks: np.ndarray | None) -> None:
-    """Fills the rows of every field that was there before, block by block, since a table may be most of the memory.
+    """Fills the rows that were there before, block by block, since a table may be most of the memory.
 
     Args:
       table: the earlier table [rows, d].
       masks: the earlier mask embeddings [tokens, d] if new rows start there, None if they start from the unknown row.
     """
     for move in moves:
-        start = table[move.before.offset + UNKNOWN_ROW] if masks is None else masks[move.token]  # (d,)
+        at_unknown = masks is None or move.token is None
+        start = table[move.before.offset + UNKNOWN_ROW] if at_unknown else masks[move.token]  # (d,)
         for first in range(0, move.now.rows, BLOCK_ROWS):
             source = move.rows.source[first:first + BLOCK_ROWS, np.newaxis]  # (R, 1)
             values = np.where(source == NEW, start, table[move.before.offset + source[:, 0].clip(0)])  # (R, d)
@@ -234,12 +291,14 @@ def _report(earlier: EarlierModel, before: Schema, now: Schema, moves: list[_Mov
         if move.rows.left:
             shown = ", ".join(move.rows.left_values) + (", ..." if move.rows.left > LEFT_SHOWN else "")
             print(f"{move.now.name}: {move.rows.left:,} values left the vocabulary: {shown}")
-        if move.rows.rebucketed:
-            print(f"{move.now.name}: its bucket boundaries moved; each bucket starts from the earlier one around its midpoint")
-    old_names, names = ([field.name for field in schema.id_fields] for schema in (before, now))
+        if move.rows.remark:
+            print(f"{move.now.name}: {move.rows.remark}")
+        for name in move.merged:
+            print(f"{move.now.name}: {name} uses these rows now; those it had of its own were left behind")
+    old_names, names = ([field.name for field in _table_fields(schema)] for schema in (before, now))
     for name in names:
         if name not in old_names:
-            print(f"{name}: the earlier model did not have this field, which starts from random parameters")
+            print(f"{name}: the earlier model did not have this field; what is its own starts from random parameters")
     for name in old_names:
         if name not in names:
             print(f"{name}: the data no longer have this field; its parameters were left behind")

@@ -357,7 +357,7 @@ def schema_differences(stored: Schema, current: Schema) -> list[str]:
     """What distinguishes two resolved schemas, field by field; empty where they are equal."""
     if stored == current:
         return []
-    before, now = ({field.name: field for field in schema.id_fields} for schema in (stored, current))
+    before, now = ({field.name: field for field in schema.fields} for schema in (stored, current))
     found = [f"field {name!r} is gone" for name in before if name not in now]
     found += [f"field {name!r} is new" for name in now if name not in before]
     for name in (name for name in before if name in now and before[name] != now[name]):

@@ -42,12 +42,18 @@ class RecordFile:
       rows: records it should hold; after `verified`, those that are sound.
       bytes: its size, where the manifest tells it.
       damaged: whether some of its records are to be left out.
+      unlabelled: how many of `rows` have no label.
     """
 
     path: str
     rows: int
     bytes: int | None = None
     damaged: bool = False
+    unlabelled: int = 0
+
+    @property
+    def labelled(self) -> int:
+        return self.rows - self.unlabelled
 
     @property
     def compression(self) -> str:
@@ -129,8 +135,14 @@ def _verify(file: RecordFile) -> RecordFile:
     if count == file.rows:
         return file
     if count is None or count < file.rows:
-        return dataclasses.replace(file, rows=sum(1 for _ in _sound_records(file)), damaged=True)
+        rows = sum(1 for _ in _sound_records(file))
+        unlabelled = sum(map(_lacks_label, _sound_records(file))) if file.unlabelled else 0
+        return dataclasses.replace(file, rows=rows, unlabelled=unlabelled, damaged=True)
     raise UserError(f"{file.path} holds {count:,} records, but manifest.json says {file.rows:,}. {_MEND}")
+
+
+def _lacks_label(record: bytes) -> bool:
+    return "label" not in tf.train.Example.FromString(record).features.feature
 
 
 def salvaged(files: Sequence[RecordFile], folder: Path) -> list[RecordFile]:
@@ -143,7 +155,7 @@ def _copy(file: RecordFile, path: Path) -> RecordFile:
     with tf.io.TFRecordWriter(str(path), tf.io.TFRecordOptions(compression_type=file.compression)) as writer:
         for record in _sound_records(file):
             writer.write(record)
-    return RecordFile(str(path), file.rows)
+    return RecordFile(str(path), file.rows, unlabelled=file.unlabelled)
 
 
 def _count(file: RecordFile) -> int | None:

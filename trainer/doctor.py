@@ -104,6 +104,13 @@ class Patient:
             raise UserError(f"{path} is damaged ({error}): write the folder again with `{self.preprocessing}`") from error
         return manifest
 
+    @cached_property
+    def data(self):
+        """The data folder as training sees it (`trainer.input.DataFolder`)."""
+        from trainer.input import DataFolder
+
+        return DataFolder(self.data_dir, self.schema, self.manifest)
+
     @property
     def existing_model_dir(self) -> Path:
         model_dir = self.given(self.model_dir, "--model_dir")
@@ -281,12 +288,30 @@ def check_rows(patient: Patient) -> str:
             raise UserError(f"split {name!r} of {patient.data_dir} has no rows: change `split` in your schema file and run "
                             f"`{patient.preprocessing}`")
     for name in ("train", "valid"):
-        positives, rows = splits[name]["positives"], splits[name]["rows"]
-        if positives in (0, rows):
-            raise UserError(f"split {name!r} of {patient.data_dir} has {positives:,} clicks in {rows:,} rows, one class, so nothing "
-                            "can be learnt or judged: correct `label`, or make the split larger, in your schema file and run "
-                            f"`{patient.preprocessing}`")
-    return ", ".join(f"{name} {split['rows']:,} ({split['positives'] / split['rows']:.2%} clicks)" for name, split in splits.items())
+        positives, labelled = splits[name]["positives"], _labelled(splits[name])
+        if positives in (0, labelled):
+            raise UserError(f"split {name!r} of {patient.data_dir} has {positives:,} clicks in {labelled:,} rows with a label, one "
+                            "class, so nothing can be learnt or judged: correct `label`, or make the split larger, in your schema "
+                            f"file and run `{patient.preprocessing}`")
+    return ", ".join(f"{name} {_describe_split(split)}" for name, split in splits.items())
+
+
+def _labelled(split: dict) -> int:
+    return split["rows"] - split.get("unlabelled", 0)
+
+
+def _describe_split(split: dict) -> str:
+    labelled = _labelled(split)
+    clicks = f"{split['positives'] / labelled:.2%} clicks" if labelled else "no labels"
+    return f"{split['rows']:,} ({clicks}{f', {labelled:,} with a label' if 0 < labelled < split['rows'] else ''})"
+
+
+def check_fields(patient: Patient) -> str:
+    unread = patient.data.unread_fields
+    if unread:
+        raise Concern(f"{', '.join(unread)} would be left unread, as models read no fields with several values or a vector a row "
+                      "yet: nothing to mend")
+    return f"training reads all {len(patient.schema.fields)}"
 
 
 def check_files(patient: Patient) -> str:
@@ -362,10 +387,10 @@ class _Progress:
 def check_memory(patient: Patient) -> str:
     from trainer.memory import limit_bytes, predict, refusal
 
-    rows = {name: split["rows"] for name, split in patient.manifest["splits"].items()}
     limit = limit_bytes(patient.config)
     peaks = {}
     for stage in ("pretrain", "finetune") if patient.needs_pretraining else ("finetune",):
+        rows = patient.data.rows_read(stage)
         prediction = predict(stage, patient.config, patient.schema, rows)
         if prediction.peak > limit:
             raise UserError(refusal(prediction, patient.config, patient.schema, rows, limit))
@@ -505,6 +530,7 @@ CHECKS = (
     Check("data: schema", check_schema),
     Check("data: rows", check_rows, needs=("data: schema",)),
     Check("data: files", check_files, needs=("data: schema",)),
+    Check("data: fields", check_fields, needs=("tensorflow", "data: schema")),
     Check("memory", check_memory, needs=("tensorflow", "settings", "data: schema", "data: rows")),
     Check("disk", check_disk, needs=("tensorflow", "settings", "data: schema")),
     Check("model folder", check_model_folder),

@@ -7,7 +7,7 @@ import numpy as np
 
 from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
-from preprocessing.schema import SCHEMA_FILE
+from preprocessing.schema import SCHEMA_FILE, SPLITS, TableField
 from trainer import plots
 from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained
 from trainer.input import DataFolder
@@ -26,10 +26,11 @@ MEANINGS = {
 
 
 def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -> dict:
-    """Evaluates the best fine-tuned checkpoint on a split and writes `model_dir/report/`.
+    """Evaluates the best fine-tuned checkpoint on the rows of a split that have a label, and writes `model_dir/report/`.
 
     Returns:
-      What metrics.json holds: the split's name and the metrics of `trainer.metrics.click_metrics`.
+      What metrics.json holds: the split's name, the column that weights its rows (None: all count the same), and the
+      metrics of `trainer.metrics.click_metrics`.
     """
     data, model_dir = DataFolder.open(data_dir), Path(model_dir)
     model = load_trained(model_dir)
@@ -39,7 +40,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
         raise UserError(f"model folder {model_dir} was trained on other data than {data.path} (another {SCHEMA_FILE}, other "
                         "training rows or vocabularies): give the data folder that it was trained on")
     predictions = Predictor(model, data).predict(split)
-    metrics = {"split": split, **click_metrics(predictions)}
+    metrics = {"split": split, "weighted_by": data.schema.weight, **click_metrics(predictions)}
 
     report_dir = model_dir / "report"
     report_dir.mkdir(parents=True, exist_ok=True)
@@ -51,9 +52,8 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
         "calibration.png": plots.calibration(predictions),
         "scores.png": plots.score_distribution(predictions),
     }
-    if pretraining:
-        limit = model.run_config.model.scoring.full_softmax_rows
-        images["field_losses.png"] = plots.field_losses(_field_losses(pretraining, data, limit))
+    if pretraining and (losses := _field_losses(pretraining, data, model.run_config.model.scoring.full_softmax_rows)):
+        images["field_losses.png"] = plots.field_losses(losses)
     for name, figure in images.items():
         plots.save(figure, report_dir / name)
     write_atomically(report_dir / "metrics.json", json.dumps(metrics, indent=2))
@@ -65,11 +65,16 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
 def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int) -> dict[str, tuple[float, float]]:
     """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats.
 
-    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with.
+    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with. So are
+    fields that share a vocabulary, as its frequencies are those of all of them together.
     """
+    schema = data.schema
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
+    owners = [schema.owner(field).name for field in schema.fields if isinstance(field, TableField)]
     losses = {}
-    for field in (field for field in data.schema.id_fields if field.rows <= full_softmax_rows):
+    for field in schema.id_fields:
+        if field.rows > full_softmax_rows or owners.count(schema.owner(field).name) > 1:
+            continue
         counts = data.frequencies[field.offset:field.offset + field.rows]
         shares = counts[counts > 0] / counts.sum()
         losses[field.name] = (best[field.name], float(-(shares * np.log(shares)).sum()))
@@ -83,10 +88,12 @@ def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], s
     for key, (name, meaning) in MEANINGS.items():
         if metrics[key] is not None:
             lines.append(f"| {name} | {metrics[key]:.4f} | {meaning} |")
-    lines += ["", "## Data", "", "| split | rows | clicks | click rate |", "| --- | --- | --- | --- |"]
-    for split, content in data.manifest["splits"].items():
-        rate = content["positives"] / max(content["rows"], 1)
-        lines.append(f"| {split} | {content['rows']:,} | {content['positives']:,} | {rate:.2%} |")
+    if metrics["weighted_by"]:
+        lines += ["", f"In these measures a row counts as often as its `{metrics['weighted_by']}` says: scikit-learn's `sample_weight`."]
+    lines += ["", "## Data", "", "| split | rows | with a label | clicks | click rate |", "| --- | --- | --- | --- | --- |"]
+    for split in SPLITS:
+        labelled, clicks = data.labelled(split), data.positives(split)
+        lines.append(f"| {split} | {data.rows(split):,} | {labelled:,} | {clicks:,} | {clicks / max(labelled, 1):.2%} |")
     lines += ["", "## Training", ""]
     for stage, history in histories.items():
         if history:
@@ -99,8 +106,9 @@ def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], s
 
 
 def _summary(metrics: dict) -> str:
-    rate = metrics["positives"] / metrics["rows"]
-    opening = f"Of {metrics['rows']:,} rows, {metrics['positives']:,} ({rate:.2%}) were clicked."
+    rate = metrics["click_rate"]
+    weighted = f", with their weights {rate:.2%}" if metrics["weighted_by"] else ""
+    opening = f"Of {metrics['rows']:,} rows, {metrics['positives']:,} ({metrics['positives'] / metrics['rows']:.2%}{weighted}) were clicked."
     if metrics["auc"] is None:
         return f"{opening} The split holds only one class, so ranking cannot be judged."
     bias = metrics["calibration_bias"]

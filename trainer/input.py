@@ -1,15 +1,18 @@
 """Data folder to batches: TFRecords of packed ids become tf.data batches in an order fixed by (seed, epoch).
 
 A split's rows are decoded in windows of `input.window_rows` and shuffled by window. A split of one window is decoded
-once and stays in memory, as ids int32, label float32, group int64: 4 (F + 1) bytes a row, 8 more with a group, and up
-to three times that while it is decoded. A larger one is read anew every epoch, with up to three windows in memory: the
-one that is trained on, the next, and its parts before they are joined.
+once and stays in memory, as ids int32, label float32, group int64, weight float32: 4 (F + 1) bytes a row, 8 more with a
+group, 4 with a weight, and up to three times that while it is decoded. A larger one is read anew every epoch, with up to
+three windows in memory: the one that is trained on, the next, and its parts before they are joined.
+
+Rows without label are for pre-training alone, where their label is -1; fine-tuning and evaluation do not get to see them,
+and count no row of them.
 """
 
 import heapq
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +33,7 @@ from trainer.damaged_records import (
 )
 
 SMALLEST_BATCH = 32
+UNLABELLED = -1
 _CHUNK_ROWS = 8192  # parsed at once
 # tf.data's graph rewrites would make the rows in memory constants of a graph: a copy, and an error above 2 GB.
 _UNCOPIED = tf.data.Options()
@@ -57,26 +61,46 @@ class DataFolder:
                 if not (path / entry["path"]).is_file():
                     raise UserError(f"data folder {path}: {entry['path']} is in {MANIFEST_FILE} but not on disk; "
                                     "restore it or run `python -m preprocessing.task` again")
-        return cls(path, schema, manifest)
+        folder = cls(path, schema, manifest)
+        for split in SPLITS:
+            found, stated = sum(file.unlabelled for file in folder.files(split)), folder.unlabelled(split)
+            if found != stated:
+                raise UserError(f"data folder {path}: {MANIFEST_FILE} has {stated:,} rows without label in split {split!r} and "
+                                f"{found:,} in its files; run `python -m preprocessing.task` again")
+        return folder
 
     def rows(self, split: str) -> int:
+        """Rows of a split, those without label included."""
         return self.manifest["splits"][split]["rows"]
 
-    @property
-    def split_rows(self) -> dict[str, int]:
-        """Rows of every split."""
-        return {split: self.rows(split) for split in SPLITS}
+    def unlabelled(self, split: str) -> int:
+        """Rows of a split that have no label; folders from before there were any do not tell."""
+        return self.manifest["splits"][split].get("unlabelled", 0)
+
+    def labelled(self, split: str) -> int:
+        return self.rows(split) - self.unlabelled(split)
+
+    def positives(self, split: str) -> int:
+        return self.manifest["splits"][split]["positives"]
+
+    def rows_read(self, stage: str) -> dict[str, int]:
+        """Rows of every split that a stage reads: those without label are for the training of "pretrain" alone."""
+        return {split: self.rows(split) if (stage, split) == ("pretrain", "train") else self.labelled(split) for split in SPLITS}
 
     def files(self, split: str) -> list[RecordFile]:
         """The split's files that have rows."""
-        return [RecordFile(str(self.path / entry["path"]), entry["rows"], entry.get("bytes"))
+        return [RecordFile(str(self.path / entry["path"]), entry["rows"], entry.get("bytes"), unlabelled=entry.get("unlabelled", 0))
                 for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
 
     @property
     def click_rate(self) -> float:
-        """Share of clicks in the training split."""
-        train = self.manifest["splits"]["train"]
-        return train["positives"] / max(train["rows"], 1)
+        """Share of clicks in the training rows that have a label; a half where none has."""
+        return self.positives("train") / self.labelled("train") if self.labelled("train") else 0.5
+
+    @property
+    def unread_fields(self) -> tuple[str, ...]:
+        """Names of the fields that no model reads yet: those with several values or a vector a row."""
+        return tuple(field.name for field in self.schema.fields if field not in self.schema.id_fields)
 
     @cached_property
     def checksum(self) -> str:
@@ -90,76 +114,56 @@ class DataFolder:
 
 
 def decoded_row_bytes(schema: Schema) -> int:
-    """Memory of a decoded row: ids int32 [F], label float32, group int64."""
-    return 4 * len(schema.id_fields) + 4 + (8 if schema.group else 0)
+    """Memory of a decoded row: ids int32 [F], label float32, group int64, weight float32."""
+    return 4 * len(schema.id_fields) + 4 + (8 if schema.group else 0) + (4 if schema.weight else 0)
 
 
-def _parse_with(schema: Schema):
+def _parse_with(schema: Schema, some_unlabelled: bool) -> Callable[[tf.Tensor], Batch]:
     features = {
         "ids": tf.io.FixedLenFeature([len(schema.id_fields)], tf.int64),
-        "label": tf.io.FixedLenFeature([1], tf.int64),
+        "label": tf.io.FixedLenFeature([1], tf.int64, [UNLABELLED] if some_unlabelled else None),
     }
     if schema.group:
         features["group"] = tf.io.FixedLenFeature([1], tf.int64)
+    if schema.weight:
+        features["weight"] = tf.io.FixedLenFeature([1], tf.float32)
 
     def parse(serialized: tf.Tensor) -> Batch:
         parsed = tf.io.parse_example(serialized, features)
         batch = {"ids": tf.cast(parsed["ids"], tf.int32), "label": tf.cast(parsed["label"][:, 0], tf.float32)}
-        if schema.group:
-            batch["group"] = parsed["group"][:, 0]
-        return batch
+        return batch | {name: parsed[name][:, 0] for name in ("group", "weight") if name in parsed}
 
     return parse
 
 
-def require_rows(folder: DataFolder, split: str) -> None:
-    if not folder.rows(split):
-        raise UserError(f"data folder {folder.path}: split {split!r} has no rows; change `split` in the schema and preprocess "
-                        "again")
+def _keep_labelled(rows: Batch) -> Batch:
+    labelled = tf.not_equal(rows["label"], UNLABELLED)
+    return {name: tf.boolean_mask(values, labelled) for name, values in rows.items()}
 
 
-def _decoded(files: Sequence[RecordFile], schema: Schema, first_row: int = 0) -> tf.data.Dataset:
-    """The rows of files one after another, in chunks; what lies before `first_row` is not opened or not parsed."""
-    ends = np.cumsum([file.rows for file in files])
-    first = min(int(np.searchsorted(ends, first_row, side="right")), len(files) - 1)
-    skipped = first_row - (ends[first] - files[first].rows)
-    records = read_records(files[first:]).skip(skipped)
-    return records.batch(_CHUNK_ROWS).map(_parse_with(schema), num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _decode_all(files: Sequence[RecordFile], schema: Schema) -> Batch:
-    """All rows of files in memory, in file order.
-
-    Raises:
-      UserError: a file is damaged.
-    """
-    chunks, rows, end = _decoded(files, schema), sum(file.rows for file in files), 0
-    whole = {name: np.empty([rows, *spec.shape[1:]], spec.dtype.as_numpy_dtype) for name, spec in chunks.element_spec.items()}
-    with naming_damage(files):
-        for chunk in chunks:
-            start, end = end, end + len(chunk["label"])
-            if end > rows:
-                break
-            for name, values in chunk.items():
-                whole[name][start:end] = values
-    if end != rows:
-        name_damage(files)
-    with tf.device("CPU"):
-        return {name: tf.convert_to_tensor(values) for name, values in whole.items()}
+def _drop_rows(left: tf.Tensor, rows: Batch) -> tuple[tf.Tensor, Batch]:
+    """Takes the first `left` rows, or all, off a chunk. Returns how many are left to drop, and the chunk."""
+    dropped = tf.minimum(left, tf.shape(rows["label"], tf.int64)[0])
+    return left - dropped, {name: values[dropped:] for name, values in rows.items()}
 
 
 class _Split:
     """What reading for training and for evaluation share: sound files, found once, and rows kept in memory."""
 
-    def __init__(self, folder: DataFolder, split: str, window_rows: int, corrupt_records: float):
-        require_rows(folder, split)
-        self._schema = folder.schema
+    def __init__(self, folder: DataFolder, split: str, window_rows: int, corrupt_records: float, labelled_only: bool):
+        some_unlabelled = folder.unlabelled(split) > 0
+        self._leaves_out = labelled_only and some_unlabelled
+        self._parse = _parse_with(folder.schema, some_unlabelled)
         self._window_rows = window_rows
-        self._files = folder.files(split)
+        files = folder.files(split)
         if corrupt_records:
-            self._files = verified(self._files, corrupt_records, split)
+            files = verified(files, corrupt_records, split)
         else:
-            refuse_changed_sizes(self._files)
+            refuse_changed_sizes(files)
+        self._files = [file for file in files if self._rows_of(file)]
+        if not self._files:
+            raise UserError(f"data folder {folder.path}: split {split!r} has no rows{' with a label' * self._leaves_out}; change "
+                            f"{'`label` or ' * self._leaves_out}`split` in the schema and preprocess again")
 
     def _salvage(self) -> None:
         """Replaces damaged files by copies, in a temporary folder that goes with this object."""
@@ -167,18 +171,53 @@ class _Split:
             self._copies = tempfile.TemporaryDirectory(prefix="salvaged-records-")
             self._files = salvaged(self._files, Path(self._copies.name))
 
+    def _rows_of(self, file: RecordFile) -> int:
+        return file.labelled if self._leaves_out else file.rows
+
     @property
     def rows(self) -> int:
-        return sum(file.rows for file in self._files)
+        return sum(map(self._rows_of, self._files))
 
     @property
     def is_resident(self) -> bool:
         """Whether the rows fit into one window, so that they are decoded once and stay in memory."""
         return self.rows <= self._window_rows
 
+    def _decoded(self, files: Sequence[RecordFile], first_row: int = 0) -> tf.data.Dataset:
+        """The rows of files one after another, in chunks, from row `first_row` on.
+
+        Files that end before it are not opened, and records before it not parsed unless it takes their labels to count them.
+        """
+        ends = np.cumsum([self._rows_of(file) for file in files])
+        first = min(int(np.searchsorted(ends, first_row, side="right")), len(files) - 1)
+        skipped = first_row - (ends[first] - self._rows_of(files[first]))
+        records = read_records(files[first:])
+        if not self._leaves_out:
+            return records.skip(skipped).batch(_CHUNK_ROWS).map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
+        parsed = records.batch(_CHUNK_ROWS).map(lambda chunk: _keep_labelled(self._parse(chunk)), num_parallel_calls=tf.data.AUTOTUNE)
+        return parsed.scan(np.int64(skipped), _drop_rows)
+
     @cached_property
     def _resident(self) -> Batch:
-        return _decode_all(self._files, self._schema)
+        """All rows in memory, in file order."""
+        chunks, end = self._decoded(self._files), 0
+        whole = {name: np.empty([self.rows, *spec.shape[1:]], spec.dtype.as_numpy_dtype) for name, spec in chunks.element_spec.items()}
+        with naming_damage(self._files):
+            for chunk in chunks:
+                start, end = end, end + len(chunk["label"])
+                if end > self.rows:
+                    break
+                for name, values in chunk.items():
+                    whole[name][start:end] = values
+        self._require_all(end)
+        with tf.device("CPU"):
+            return {name: tf.convert_to_tensor(values) for name, values in whole.items()}
+
+    def _require_all(self, read: int) -> None:
+        if read != self.rows:
+            name_damage(self._files)
+            raise UserError(f"{Path(self._files[0].path).parent}: {read:,} rows with a label were found where {MANIFEST_FILE} says "
+                            f"{self.rows:,}; run `python -m preprocessing.task` again")
 
     def iterate(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields batches of this split; a damaged file on the way is a `UserError` that names file and byte."""
@@ -211,21 +250,22 @@ class TrainingSplit(_Split):
         all have the `steps` of the worker with the fewest rows.
       corrupt_records: share of the split's records that may be damaged. 0: damage ends the run where it is met. Above
         0, all files are read and checked here, and sound records of damaged files copied to a temporary folder.
+      labelled_only: leave out the rows without label, as if the files did not hold them.
 
     Raises:
       UserError: no rows, fewer files than workers, a file's size is not the manifest's, or too many damaged records.
     """
 
     def __init__(self, folder: DataFolder, batch_size: int, seed: int, window_rows: int,
-                 worker: int = 0, workers: int = 1, corrupt_records: float = 0.0):
-        super().__init__(folder, "train", window_rows, corrupt_records)
+                 worker: int = 0, workers: int = 1, corrupt_records: float = 0.0, labelled_only: bool = False):
+        super().__init__(folder, "train", window_rows, corrupt_records, labelled_only)
         if len(self._files) < workers:
-            raise UserError(f"data folder {folder.path}: the training split has {len(self._files)} files for {workers} workers, "
-                            "and each worker reads files of its own. Preprocessing writes one file for each input file: cut the "
+            raise UserError(f"data folder {folder.path}: the training split has {len(self._files)} files "
+                            f"{'with labels ' * self._leaves_out}for {workers} workers, and each worker reads files of its own. Preprocessing writes one file for each input file: cut the "
                             f"log into at least {workers} files and run `python -m preprocessing.task` again, or start fewer "
                             "workers")
-        shares = _deal(self._files, workers)
-        smallest = min(sum(file.rows for file in share) for share in shares)
+        shares = _deal(self._files, workers, self._rows_of)
+        smallest = min(sum(map(self._rows_of, share)) for share in shares)
         self._files = shares[worker]
         self._salvage()
         self._seed = seed
@@ -234,11 +274,13 @@ class TrainingSplit(_Split):
         self._window_rows = -(-window_rows // self.batch_size) * self.batch_size
 
     def epoch(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
-        """Batches {"ids": int32 [B, F], "label": float [B], and "group": int64 [B] where the schema has one}.
+        """Batches {"ids": int32 [B, F], "label": float [B]}, and "group": int64 [B] or "weight": float [B] where the schema
+        has one.
 
         Args:
           epoch: number of the pass, from 0.
-          first_step: the batches before it are left out, at the cost of at most one window.
+          first_step: the batches before it are left out, at the cost of at most one window, and of a file where rows without
+            label are left out.
         """
         in_memory = self.is_resident and tf.executing_eagerly()  # a function may run in another process, which reads for itself
         batches = self._from_memory(epoch, first_step) if in_memory else self._from_files(epoch, first_step)
@@ -252,7 +294,7 @@ class TrainingSplit(_Split):
     def _from_files(self, epoch: int, first_step: int) -> tf.data.Dataset:
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._files))
         first_window, step_in_window = divmod(first_step, self._window_rows // self.batch_size)
-        rows = _decoded([self._files[i] for i in order], self._schema, first_window * self._window_rows)
+        rows = self._decoded([self._files[i] for i in order], first_window * self._window_rows)
         windows = rows.rebatch(self._window_rows).prefetch(1).enumerate(first_window)
 
         def shuffled(window: tf.Tensor, rows: Batch) -> tf.data.Dataset:
@@ -273,14 +315,14 @@ class TrainingSplit(_Split):
         return tf.data.Dataset.range(first_step, size // self.batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _deal(files: Sequence[RecordFile], workers: int) -> list[list[RecordFile]]:
+def _deal(files: Sequence[RecordFile], workers: int, rows_of: Callable[[RecordFile], int]) -> list[list[RecordFile]]:
     """Files for each worker, by path; dealt out from the largest, each to the worker with the fewest rows so far."""
     shares: list[list[RecordFile]] = [[] for _ in range(workers)]
     rows_of_workers = [(0, worker) for worker in range(workers)]
-    for file in sorted(files, key=lambda file: -file.rows):
+    for file in sorted(files, key=rows_of, reverse=True):
         rows, worker = heapq.heappop(rows_of_workers)
         shares[worker].append(file)
-        heapq.heappush(rows_of_workers, (rows + file.rows, worker))
+        heapq.heappush(rows_of_workers, (rows + rows_of(file), worker))
     return [sorted(share, key=lambda file: file.path) for share in shares]
 
 
@@ -290,7 +332,7 @@ def fitting_batch_size(rows: int, batch_size: int, min_steps: int) -> int:
 
 
 class EvaluationSplit(_Split):
-    """The rows of a split in file order, every row once; kept in memory where they fit into one window.
+    """The rows of a split that have a label, in file order, each once; kept in memory where they fit into one window.
 
     Args:
       folder: the data folder.
@@ -303,7 +345,7 @@ class EvaluationSplit(_Split):
     """
 
     def __init__(self, folder: DataFolder, split: str, window_rows: int, corrupt_records: float = 0.0):
-        super().__init__(folder, split, window_rows, corrupt_records)
+        super().__init__(folder, split, window_rows, corrupt_records, labelled_only=True)
         self._salvage()
 
     def batches(self, batch_size: int = 8192) -> Iterator[Batch]:
@@ -315,10 +357,9 @@ class EvaluationSplit(_Split):
         if self.is_resident:
             rows = tf.data.Dataset.from_tensors(self._resident).with_options(_UNCOPIED)
         else:
-            rows = _decoded(self._files, self._schema)
+            rows = self._decoded(self._files)
         read = 0
         for batch in self.iterate(rows.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)):
             read += len(batch["label"])
             yield batch
-        if read != self.rows:
-            name_damage(self._files)
+        self._require_all(read)

@@ -78,6 +78,7 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     config = resolved(config)
     model_dir, data = Path(model_dir), DataFolder.open(data_dir)
     _refuse_foreign_folder(model_dir)
+    _refuse_unlabelled(stage, data)
     _refuse_one_class(data, config)
     try:
         with _written_by(distribution, model_dir), interruptible(distribution.stops_alone) as interruption, distribution.scope():
@@ -100,6 +101,8 @@ def _written_by(distribution: Distribution, model_dir: Path) -> Iterator[None]:
 
 def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from_scratch: bool, init_from: str | Path | None,
            allow_changes: bool, interruption: Interruption, began: float, distribution: Distribution) -> None:
+    _say_what_is_not_used(stage, data)
+
     # The run that the folder holds, if any.
     checkpoints, pretrained = StageCheckpoints(model_dir, stage), StageCheckpoints(model_dir, "pretrain")
     stage_config: StageConfig = getattr(config, stage)
@@ -110,7 +113,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     last = checkpoints.resume_point()
     changed = _require_same_run(checkpoints, last, config, data, origin, allow_changes) if last else []
     if distribution.is_single:
-        require_memory(stage, config, data.schema, data.split_rows, resumed=last is not None)
+        require_memory(stage, config, data.schema, data.rows_read(stage), resumed=last is not None)
 
     # Model and optimizer.
     require_determinism(config.runtime)
@@ -161,6 +164,15 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         run.run()
 
 
+def _say_what_is_not_used(stage: Stage, data: DataFolder) -> None:
+    if data.unread_fields:
+        print(f"{stage}: fields {', '.join(data.unread_fields)} are left unread: models read no fields with several values or a vector "
+              "a row yet")
+    if unlabelled := data.unlabelled("train"):
+        use = "are read with the label masked" if stage == "pretrain" else "are left out"
+        print(f"{stage}: {unlabelled:,} of {data.rows('train'):,} training rows have no label and {use}")
+
+
 def _require_one_process(distribution: Distribution, init_from: str | Path) -> None:
     if not distribution.is_single:
         raise UserError(f"--init_from {init_from} carries rows over in one process: start without TF_CONFIG and --devices, stop it by "
@@ -201,10 +213,17 @@ def _refuse_foreign_folder(model_dir: Path) -> None:
                         "overwrite: give a new folder")
 
 
+def _refuse_unlabelled(stage: Stage, data: DataFolder) -> None:
+    if stage == "finetune" and data.rows("train") and not data.labelled("train"):
+        raise UserError(f"data folder {data.path}: none of the {data.rows('train'):,} training rows has a label, and fine-tuning learns "
+                        "from labels: correct `label` in the schema, or add files with labels to the training split, and run "
+                        "`python -m preprocessing.task` again")
+
+
 def _refuse_one_class(data: DataFolder, config: Config) -> None:
-    valid = data.manifest["splits"]["valid"]
-    if config.finetune.monitor == "auc" and valid["positives"] in (0, valid["rows"]):
-        raise UserError(f"data folder {data.path}: the validation split has {valid['positives']} clicks in {valid['rows']} rows, "
+    positives, labelled = data.positives("valid"), data.labelled("valid")
+    if config.finetune.monitor == "auc" and positives in (0, labelled):
+        raise UserError(f"data folder {data.path}: the validation split has {positives} clicks in {labelled} rows with a label, "
                         "so its AUC is undefined: validate on more rows, or use --set finetune.monitor=logloss")
 
 
@@ -290,7 +309,8 @@ class _Run:
         self._distribution = distribution
         self._stage: Stage = checkpoints.stage
         self._stage_config: StageConfig = getattr(config, self._stage)
-        batch_size = fitting_batch_size(data.rows("train"), self._stage_config.batch_size, self._stage_config.min_steps)
+        self._rows = data.rows_read(self._stage)["train"]
+        batch_size = fitting_batch_size(self._rows, self._stage_config.batch_size, self._stage_config.min_steps)
         self._steps = distribution.steps(model.train_step, self._open_split, batch_size)
         self._loss_names = ("loss", LABEL, *(field.name for field in data.schema.id_fields))
         self._predictor = Predictor(model, data, distribution)
@@ -302,12 +322,13 @@ class _Run:
 
     def _open_split(self, batch_size: int, worker: int, workers: int) -> TrainingSplit:
         settings = self._config.input
-        return TrainingSplit(self._data, batch_size, self._config.seed, settings.window_rows, worker, workers, settings.corrupt_records)
+        return TrainingSplit(self._data, batch_size, self._config.seed, settings.window_rows, worker, workers, settings.corrupt_records,
+                             labelled_only=self._stage == "finetune")
 
     def run(self) -> None:
         if self._steps.rows < self._stage_config.batch_size:
             print(f"{self._stage}: batches of {self._steps.rows} rows instead of {self._stage_config.batch_size}, so that an "
-                  f"epoch of {self._data.rows('train'):,} rows has {self._steps.per_epoch} steps")
+                  f"epoch of {self._rows:,} rows has {self._steps.per_epoch} steps")
         seconds = self._state.seconds
         seconds["start-up"] = seconds.get("start-up", 0.0) + time.monotonic() - self._began
         if self._distribution.is_chief:

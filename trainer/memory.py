@@ -154,7 +154,7 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
       stage: "pretrain" or "finetune".
       config: the resolved configuration.
       schema: a resolved schema.
-      rows: rows of each split.
+      rows: rows of each split that the stage reads (`DataFolder.rows_read`).
       resumed: whether the stage continues from a checkpoint.
     """
     settings = getattr(config, stage)
@@ -239,9 +239,15 @@ def _evaluation_floats(config: Config, schema: Schema) -> float:
 
 
 def _frequency_bytes(stage: str, schema: Schema) -> float:
-    """Counts int64 of every row, and in pre-training their logarithms and the arrays of the largest field on the way."""
+    """Counts int64 of every row, and in pre-training their logarithms and the arrays of the largest field on the way.
+
+    Rows that only lists use have no logarithms, and fields that share rows share these.
+    """
     counts = 8 * schema.table_rows
-    return counts if stage == "finetune" else counts + FLOAT_BYTES * schema.table_rows + 2 * 8 * max(schema.field_rows)
+    if stage == "finetune":
+        return counts
+    with_logarithm = sum({field.offset: field.rows for field in schema.id_fields}.values())
+    return counts + FLOAT_BYTES * with_logarithm + 2 * 8 * max(schema.field_rows)
 
 
 def _rows_bytes(config: Config, schema: Schema, rows: Mapping[str, int]) -> float:

@@ -1,4 +1,7 @@
-"""Exact metrics of click predictions: ranking, likelihood and calibration."""
+"""Exact metrics of click predictions: ranking, likelihood and calibration.
+
+With weights, each counts a row as often as its weight says: what scikit-learn calls `sample_weight`.
+"""
 
 from dataclasses import dataclass
 
@@ -6,82 +9,91 @@ import numpy as np
 from scipy.special import expit
 from sklearn.metrics import log_loss, roc_auc_score
 
+from preprocessing.errors import UserError
+
 CALIBRATION_BINS = 20
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Labels in {0, 1}, click logits and, where the schema names a group column, group keys; each [rows]."""
+    """Labels in {0, 1}, click logits and, where the schema names their columns, group keys and weights; each [rows]."""
 
     labels: np.ndarray
     logits: np.ndarray
     groups: np.ndarray | None = None
+    weights: np.ndarray | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
         return expit(self.logits.astype(np.float64))
 
 
-def auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
+def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:
     """Exact area under the ROC curve; None where only one class is present."""
     if labels.min() == labels.max():
         return None
-    return float(roc_auc_score(labels, scores))
+    return float(roc_auc_score(labels, scores, sample_weight=weights))
 
 
-def grouped_auc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float | None:
+def grouped_auc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, weights: np.ndarray | None = None) -> float | None:
     """GAUC: AUC within each group, averaged with the group's rows as weights; groups of one class are left out.
 
-        AUC_g = (sum of the positives' ranks - P (P + 1) / 2) / (P N),   ties share their mean rank
+        AUC_g = sum over clicks i and non-clicks j of w_i w_j ([s_i > s_j] + [s_i = s_j] / 2)  /  sum_i w_i sum_j w_j
+
+    With weights w, a group counts as much as its rows' weights together.
 
     Source: arXiv 1706.06978, equation 7. None where no group has both classes.
     """
     order = np.lexsort((scores, groups))
     labels, scores, groups = labels[order], scores[order], groups[order]
+    weights = np.ones(len(labels)) if weights is None else weights[order]
     new_group = np.r_[True, groups[1:] != groups[:-1]]
     new_score = new_group | np.r_[True, scores[1:] != scores[:-1]]
+    group, tie = np.cumsum(new_group) - 1, np.cumsum(new_score) - 1
+    clicks, others = np.where(labels == 1, weights, 0.0), np.where(labels == 1, 0.0, weights)
 
-    place = np.arange(1, len(labels) + 1)
-    tie = np.cumsum(new_score) - 1
-    tie_mean = np.bincount(tie, place) / np.bincount(tie)
-    group = np.cumsum(new_group) - 1
-    first_place = place[new_group]
-    ranks = tie_mean[tie] - first_place[group] + 1
+    others_in_tie = np.bincount(tie, others)
+    others_before_tie = np.cumsum(others_in_tie) - others_in_tie
+    others_before_group = others_before_tie[tie[new_group]]
+    others_below = (others_before_tie + others_in_tie / 2)[tie] - others_before_group[group]  # ties half
 
-    rows = np.bincount(group)
-    positives = np.bincount(group, labels)
-    rank_sums = np.bincount(group, ranks * labels)
-    pairs = positives * (rows - positives)
+    click_sums, other_sums = np.bincount(group, clicks), np.bincount(group, others)
+    pairs = click_sums * other_sums
     mixed = pairs > 0
     if not mixed.any():
         return None
-    areas = (rank_sums - positives * (positives + 1) / 2)[mixed] / pairs[mixed]
-    return float(np.average(areas, weights=rows[mixed]))
+    areas = np.bincount(group, clicks * others_below)[mixed] / pairs[mixed]
+    return float(np.average(areas, weights=(click_sums + other_sums)[mixed]))
 
 
 @dataclass(frozen=True)
 class CalibrationBins:
-    """Rows sorted by prediction and cut into bins of equal size: mean prediction, click rate and rows of each."""
+    """Rows sorted by prediction and cut into bins of equally many: mean prediction, click rate, rows and weight of each."""
 
     predicted: np.ndarray
     observed: np.ndarray
     rows: np.ndarray
+    weights: np.ndarray
 
 
-def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS) -> CalibrationBins:
+def calibration_bins(labels: np.ndarray, probabilities: np.ndarray, bins: int = CALIBRATION_BINS,
+                     weights: np.ndarray | None = None) -> CalibrationBins:
     order = np.argsort(probabilities, kind="stable")
     parts = [part for part in np.array_split(order, bins) if len(part)]
+    rows = np.array([len(part) for part in parts])
+    of_part = [None if weights is None else weights[part] for part in parts]
     return CalibrationBins(
-        predicted=np.array([probabilities[part].mean() for part in parts]),
-        observed=np.array([labels[part].mean() for part in parts]),
-        rows=np.array([len(part) for part in parts]),
+        predicted=np.array([np.average(probabilities[part], weights=weight) for part, weight in zip(parts, of_part, strict=True)]),
+        observed=np.array([np.average(labels[part], weights=weight) for part, weight in zip(parts, of_part, strict=True)]),
+        rows=rows,
+        weights=rows if weights is None else np.array([weight.sum() for weight in of_part]),
     )
 
 
-def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray) -> float:
-    """ECE = sum over bins of rows_b / rows * |mean prediction_b - click rate_b|, over bins of equal size."""
-    bins = calibration_bins(labels, probabilities)
-    return float(np.average(np.abs(bins.predicted - bins.observed), weights=bins.rows))
+def expected_calibration_error(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """ECE = sum over bins of rows_b / rows * |mean prediction_b - click rate_b|; with weights, their sums instead of rows."""
+    bins = calibration_bins(labels, probabilities, weights=weights)
+    return float(np.average(np.abs(bins.predicted - bins.observed), weights=bins.weights))
 
 
 def normalized_entropy(logloss: float, click_rate: float) -> float | None:
@@ -93,23 +105,40 @@ def normalized_entropy(logloss: float, click_rate: float) -> float | None:
 
 
 def click_metrics(predictions: Predictions) -> dict[str, float | int | None]:
-    """All metrics of a split.
+    """All metrics of a split. Rows of weight 0 count in none.
 
     Returns:
-      rows, positives, auc, gauc (None without groups), logloss (nats), calibration_bias = mean prediction / click rate
-      - 1, ece, normalized_entropy. A metric that the split does not define is None.
+      rows, positives (both without weights), click_rate, auc, gauc (None without groups), logloss (nats), calibration_bias =
+      mean prediction / click rate - 1, ece, normalized_entropy. A metric that the split does not define is None.
+
+    Raises:
+      UserError: every weight is 0.
     """
+    predictions = _without_zero_weights(predictions)
     labels, probabilities = predictions.labels, predictions.probabilities
-    click_rate = float(labels.mean())
-    logloss = float(log_loss(labels, probabilities, labels=[0, 1]))
+    weights = None if predictions.weights is None else predictions.weights.astype(np.float64)
+    click_rate = float(np.average(labels, weights=weights))
+    logloss = float(log_loss(labels, probabilities, labels=[0, 1], sample_weight=weights))
     grouped = predictions.groups is not None
     return {
         "rows": len(labels),
         "positives": int(labels.sum()),
-        "auc": auc(labels, predictions.logits),
-        "gauc": grouped_auc(labels, predictions.logits, predictions.groups) if grouped else None,
+        "click_rate": click_rate,
+        "auc": auc(labels, predictions.logits, weights),
+        "gauc": grouped_auc(labels, predictions.logits, predictions.groups, weights) if grouped else None,
         "logloss": logloss,
-        "calibration_bias": float(probabilities.mean() / click_rate - 1) if click_rate else None,
-        "ece": expected_calibration_error(labels, probabilities),
+        "calibration_bias": float(np.average(probabilities, weights=weights) / click_rate - 1) if click_rate else None,
+        "ece": expected_calibration_error(labels, probabilities, weights),
         "normalized_entropy": normalized_entropy(logloss, click_rate),
     }
+
+
+def _without_zero_weights(predictions: Predictions) -> Predictions:
+    if predictions.weights is None or predictions.weights.all():
+        return predictions
+    counted = predictions.weights > 0
+    if not counted.any():
+        raise UserError(f"all {len(counted):,} rows with a label have weight 0, so no metric is defined: correct the column that "
+                        "`weight` in the schema names, or leave `weight` out, and preprocess again")
+    columns = (predictions.labels, predictions.logits, predictions.groups, predictions.weights)
+    return Predictions(*(None if column is None else column[counted] for column in columns))

@@ -14,6 +14,7 @@ from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.loss import full_cross_entropy, inclusion_log_probability, log_shares, sampled_cross_entropy
 from trainer.distribute import average_over_replicas, own_name, replica_seed
 from trainer.embedding import SharedEmbedding
+from trainer.input import UNLABELLED
 from trainer.norms import touched_values, update_norms
 from trainer.optimizers import scaled_to_norm
 from trainer.products import bfloat16_products
@@ -29,11 +30,19 @@ class DGenCTR(tfrs.Model):
 
         pretrain   L = mean over samples of  sum_{k masked} -log p(x_k | visible tokens),   M_k ~ Bernoulli(lambda(t))
                    p(x_k = v | visible tokens) = softmax over v of s_k(v) + log p_k(v)
-        finetune   L = binary cross-entropy of sigmoid(logit_y), features clean, y always masked
+        finetune   L = sum_i w_i l_i / sum_i w_i,   l_i the binary cross-entropy of sigmoid(logit_y), features clean, y masked
 
     s_k is the field's scoring function, p_k(v) the training share of value v (`scoring.prior`; not in the paper). Fields of
     more than `scoring.full_softmax_rows` rows are normalised over candidates from the batch, whose scores are corrected by
     -log q(v), the probability that v is among them; with the prior the two nearly cancel for rare values.
+
+    Fields that share a vocabulary share its rows, their embeddings and p, the values' share over all of these fields
+    together. Where they use the vocabulary differently, the scoring functions, each field's own, have the difference to
+    learn, and q is off by as much.
+
+    A sample without label has its label masked in pre-training and nothing to score there: its features alone count. With
+    weights w, the label's part of the pre-training loss, sum over n samples of l_i, becomes n sum_i w_i l_i / sum_i w_i; the
+    features' parts know no weights.
 
     Both stages own the same variables, so every parameter of the first is loaded into the second.
 
@@ -66,8 +75,9 @@ class DGenCTR(tfrs.Model):
         if stage == "pretrain" and frequencies is None:
             raise UserError("pre-training needs the training frequencies of the data folder")
         if stage == "pretrain":
-            self._log_shares = [
-                tf.constant(log_shares(frequencies[field.offset:field.offset + field.rows])) for field in schema.id_fields]
+            shares = {field.offset: log_shares(frequencies[field.offset:field.offset + field.rows]) for field in schema.id_fields}
+            constants = {offset: tf.constant(share) for offset, share in shares.items()}
+            self._log_shares = [constants[field.offset] for field in schema.id_fields]
         self._build_variables()
 
     def _build_variables(self) -> None:
@@ -112,8 +122,8 @@ class DGenCTR(tfrs.Model):
         """The stage's loss under "loss", and in pre-training each field's and the label's own under their names.
 
         Args:
-          batch: "ids" int [B, N], "label" float [B], and in training or pre-training "seed" int [2], from which the masks
-            and dropout are drawn.
+          batch: "ids" int [B, N]; "label" float [B], in pre-training -1 where there is none; "weight" float [B] where the
+            schema has one; and in training or pre-training "seed" int [2], from which the masks and dropout are drawn.
           training: whether dropout, feature masks and the batch's own moments are used.
         """
         with bfloat16_products(training and self.run_config.runtime.matmul == "bfloat16"):
@@ -122,7 +132,12 @@ class DGenCTR(tfrs.Model):
     def _click_loss(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         logits = self._training_click_logits(batch) if training else self.click_logits(batch["ids"])
         losses = self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])  # (B,)
-        return {"loss": tf.reduce_mean(losses)}
+        if "weight" not in batch:
+            return {"loss": tf.reduce_mean(losses)}
+        total = tf.reduce_sum(batch["weight"])
+        if training:
+            total = average_over_replicas(total)  # so that the mean over replicas is the weighted mean of the whole batch
+        return {"loss": tf.math.divide_no_nan(tf.reduce_sum(batch["weight"] * losses), total)}
 
     def _training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Click logits [B] with dropout, each feature masked with probability `finetune.feature_mask_rate`."""
@@ -140,21 +155,30 @@ class DGenCTR(tfrs.Model):
         return self.loss_parts(inputs, training)["loss"]
 
     def _diffusion_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
-        ids, labels = batch["ids"], batch["label"]
-        size = tf.shape(ids)[0]
+        ids, size = batch["ids"], tf.shape(batch["ids"])[0]
+        labelled = tf.not_equal(batch["label"], UNLABELLED)  # (B,)
+        labels = tf.where(labelled, batch["label"], 0.0)  # a label that is not there is masked, whatever it is
         mask_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 2))
-        mask = corrupt(self.run_config.diffusion, size, len(self.schema.id_fields) + 1, mask_seed)  # (B, N+1)
+        scored = corrupt(self.run_config.diffusion, labelled, len(self.schema.id_fields) + 1, mask_seed)  # (B, N+1)
+        mask = tf.concat([scored[:, :-1], scored[:, -1:] | ~labelled[:, tf.newaxis]], axis=1)
         tokens = self.embedding(ids, labels, mask)
         hidden = self._hidden(tokens, training, dropout_seed if training else None)
 
-        sums = self._field_losses(ids, mask[:, :-1], self.field_scoring(hidden))
+        counts = tf.reduce_sum(tf.cast(scored, tf.float32), axis=0)  # (N+1,)
+        sums = self._field_losses(ids, scored[:, :-1], self.field_scoring(hidden))
         clicks = tf.nn.sigmoid_cross_entropy_with_logits(
             labels, self.label_scoring(hidden, self.embedding.label_embeddings))  # (B,)
-        sums[LABEL] = tf.reduce_sum(tf.where(mask[:, -1], clicks, 0.0))
-
-        masked = tf.reduce_sum(tf.cast(mask, tf.float32), axis=0)  # (N+1,)
-        parts = {name: tf.math.divide_no_nan(total, masked[k]) for k, (name, total) in enumerate(sums.items())}
+        sums[LABEL] = self._label_loss(tf.where(scored[:, -1], clicks, 0.0), scored[:, -1], counts[-1], batch.get("weight"))
+        parts = {name: tf.math.divide_no_nan(total, counts[k]) for k, (name, total) in enumerate(sums.items())}
         return {"loss": tf.add_n(list(sums.values())) / tf.cast(size, tf.float32), **parts}
+
+    @staticmethod
+    def _label_loss(losses: tf.Tensor, scored: tf.Tensor, count: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+        """Sum of the losses [B] of `count` scored samples; with weights, as many times their weighted mean."""
+        if weights is None:
+            return tf.reduce_sum(losses)
+        total = tf.reduce_sum(tf.where(scored, weights, 0.0))
+        return count * tf.math.divide_no_nan(tf.reduce_sum(weights * losses), total)
 
     def _field_losses(self, ids: tf.Tensor, mask: tf.Tensor, queries: tf.Tensor) -> dict[str, tf.Tensor]:
         """Summed cross-entropy of each field over the samples in which it is masked, in field order.
@@ -183,13 +207,15 @@ class DGenCTR(tfrs.Model):
         return log_shares if self.run_config.model.scoring.prior == "frequency" else tf.zeros_like(log_shares)
 
     def _keys_of_full_fields(self) -> dict[int, tf.Tensor]:
-        """Keys [V_k, d] of every field with a full softmax, from a single lookup."""
+        """Keys [V_k, d] of every field with a full softmax, from a single lookup, in which shared rows stand once."""
         if not self._full:
             return {}
-        fields = [self.schema.id_fields[k] for k in self._full]
-        rows = np.concatenate([np.arange(field.offset, field.offset + field.rows, dtype=np.int32) for field in fields])
+        offsets = {k: self.schema.id_fields[k].offset for k in self._full}
+        sizes = {offsets[k]: self.schema.id_fields[k].rows for k in self._full}
+        rows = np.concatenate([np.arange(offset, offset + size, dtype=np.int32) for offset, size in sizes.items()])
         keys = self.field_scoring.as_keys(self.embedding.lookup(tf.constant(rows)))
-        return dict(zip(self._full, tf.split(keys, [field.rows for field in fields]), strict=True))
+        by_offset = dict(zip(sizes, tf.split(keys, list(sizes.values())), strict=True))
+        return {k: by_offset[offset] for k, offset in offsets.items()}
 
     def _sampled_loss(self, k: int, query: tf.Tensor, true: tf.Tensor, in_batch: tf.Tensor) -> tf.Tensor:
         """Cross-entropy [M] of field k against the distinct values of the batch's first rows."""
@@ -219,8 +245,8 @@ class DGenCTR(tfrs.Model):
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimizer step. Returns the loss parts, the global norm of the gradient before clipping, and update norms.
 
-        Update norms are computed in every `OBSERVED_EVERY`-th step and zero in others. A gradient that is not finite is replaced by zeros, so that what it came from can still be found
-        (`explain_non_finite`).
+        Update norms are computed in every `OBSERVED_EVERY`-th step and zero in others. A gradient that is not finite is
+        replaced by zeros, so that what it came from can still be found (`explain_non_finite`).
         """
         variables = self.stage_variables
         with tf.GradientTape() as tape:

@@ -38,7 +38,7 @@ def learning_curves(histories: dict[str, list[dict]]) -> Figure:
 
 def calibration(predictions: Predictions) -> Figure:
     """Actual click rate against mean prediction, in bins of equal size."""
-    bins = calibration_bins(predictions.labels, predictions.probabilities)
+    bins = calibration_bins(predictions.labels, predictions.probabilities, weights=predictions.weights)
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     top = max(bins.predicted.max(), bins.observed.max()) * 1.05
@@ -55,8 +55,9 @@ def score_distribution(predictions: Predictions) -> Figure:
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()
     for value, name in ((0, "not clicked"), (1, "clicked")):
-        logits = predictions.logits[predictions.labels == value]
-        axes.hist(logits, edges, weights=np.full(len(logits), 1 / max(len(logits), 1)), alpha=0.6, label=name)
+        chosen = predictions.labels == value
+        weights = np.ones(chosen.sum()) if predictions.weights is None else predictions.weights[chosen]
+        axes.hist(predictions.logits[chosen], edges, weights=weights / max(weights.sum(), 1e-12), alpha=0.6, label=name)
     axes.set(title="Scores", xlabel="click logit", ylabel="share of rows")
     axes.legend()
     return figure

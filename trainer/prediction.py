@@ -38,17 +38,17 @@ class Predictor:
         return self._splits[name]
 
     def predict(self, split: str) -> Predictions:
-        """Click logits of a split, in file order."""
-        labels, logits, groups = [], [], []
+        """Click logits of the rows of a split that have a label, in file order."""
+        found: dict[str, list[np.ndarray]] = {"label": [], "logit": [], "group": [], "weight": []}
         for batch in self._split(split).batches():
-            labels.append(batch["label"].numpy())
-            logits.append(self._click_logits(batch["ids"]).numpy())
-            if "group" in batch:
-                groups.append(batch["group"].numpy())
-        return Predictions(np.concatenate(labels), np.concatenate(logits), np.concatenate(groups) if groups else None)
+            for name in batch.keys() & found.keys():
+                found[name].append(batch[name].numpy())
+            found["logit"].append(self._click_logits(batch["ids"]).numpy())
+        whole = {name: np.concatenate(parts) for name, parts in found.items() if parts}
+        return Predictions(whole["label"], whole["logit"], whole.get("group"), whole.get("weight"))
 
     def diffusion_losses(self, split: str) -> dict[str, float]:
-        """Loss parts of pre-training over a split, averaged by rows, with the same masks at every call."""
+        """Loss parts of pre-training over the rows of a split that have a label, averaged by rows; the same masks every time."""
         sums: dict[str, float] = {}
         rows = 0
         for number, batch in enumerate(self._split(split).batches(DIFFUSION_BATCH)):

@@ -1,6 +1,8 @@
 """What the rows of the table stand for, kept in the model folder, so that a model can be understood without its data.
 
-    MODEL/trained_on/CHECKSUM/   schema.yaml, buckets.json, vocabularies/FIELD.txt of the data folder with that checksum
+    MODEL/trained_on/CHECKSUM/   schema.yaml, buckets.json, vocabularies/OWNER.txt of the data folder with that checksum
+
+An owner is a field with rows of its own (`Schema.owners`); a hashed one has no file, as its row follows from the value.
 
 A checkpoint names the data that it was trained on by the same checksum (`TrainingState.data`).
 """
@@ -14,7 +16,7 @@ import pyarrow as pa
 
 from preprocessing.errors import UserError
 from preprocessing.files import flush
-from preprocessing.schema import BUCKETS_FILE, SCHEMA_FILE, SPECIAL_ROWS, VOCABULARIES, CategoricalField, NumericField
+from preprocessing.schema import BUCKETS_FILE, SCHEMA_FILE, SPECIAL_ROWS, VOCABULARIES, NamedField, NumericField
 from trainer.input import DataFolder
 
 TRAINED_ON = "trained_on"
@@ -36,7 +38,7 @@ def keep_vocabularies(data: DataFolder, model_dir: Path) -> None:
     kept = kept_folder(model_dir, data.checksum)
     if kept.is_dir():
         return
-    names = [SCHEMA_FILE, *(_vocabulary_name(field) for field in data.schema.fields if isinstance(field, CategoricalField))]
+    names = [SCHEMA_FILE, *(_vocabulary_name(field) for field in data.schema.vocabulary_fields)]
     names += [BUCKETS_FILE] * bool(data.schema.numeric_fields)
     for name in names:
         _require(data.path / name, "restore it or run `python -m preprocessing.task` again")
@@ -52,8 +54,8 @@ def keep_vocabularies(data: DataFolder, model_dir: Path) -> None:
     flush(kept.parent)
 
 
-def _vocabulary_name(field: CategoricalField) -> str:
-    return f"{VOCABULARIES}/{field.name}.txt"
+def _vocabulary_name(owner: NamedField) -> str:
+    return f"{VOCABULARIES}/{owner.name}.txt"
 
 
 def _require(path: Path, advice: str) -> None:
@@ -61,20 +63,20 @@ def _require(path: Path, advice: str) -> None:
         raise UserError(f"{path} does not exist, so nobody could say what the rows of the table stand for: {advice}")
 
 
-def read_vocabulary(folder: Path, field: CategoricalField) -> pa.LargeBinaryArray:
-    """The values of a field in the order of its rows 2.., each with its line end.
+def read_vocabulary(folder: Path, owner: NamedField) -> pa.LargeBinaryArray:
+    """The values of one of `Schema.vocabulary_fields` in the order of its rows 2.., each with its line end.
 
     The lines are the file's own bytes under an array of offsets: ten million values need no object each.
 
     Raises:
       UserError: the file is not there, or has another number of lines than the schema says.
     """
-    path = folder / _vocabulary_name(field)
+    path = folder / _vocabulary_name(owner)
     _require(path, "restore the folder")
     text = np.fromfile(path, np.uint8)
     offsets = np.concatenate([[0], np.flatnonzero(text == NEW_LINE) + 1])
-    if len(offsets) - 1 != field.rows - SPECIAL_ROWS or offsets[-1] != len(text):
-        raise UserError(f"{path}: expected {field.rows - SPECIAL_ROWS:,} whole lines, as {folder / SCHEMA_FILE} says, received "
+    if len(offsets) - 1 != owner.rows - SPECIAL_ROWS or offsets[-1] != len(text):
+        raise UserError(f"{path}: expected {owner.rows - SPECIAL_ROWS:,} whole lines, as {folder / SCHEMA_FILE} says, received "
                         f"{len(offsets) - 1:,}{'' if offsets[-1] == len(text) else ' and a part of one'}: restore the folder")
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
