@@ -23,7 +23,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import flush
 from preprocessing.schema import SCHEMA_FILE, Schema, load_data_folder_schema, train_checksum
 from serving.served_model import ClickModel, save_served_model
-from serving.signatures import DEFAULT_SIGNATURE, LOGIT_OUTPUT, NAMED_SIGNATURE, PROBABILITY_OUTPUT, raw_dtypes
+from serving.signatures import DEFAULT_SIGNATURE, LOGIT_OUTPUT, NAMED_SIGNATURE, PROBABILITY_OUTPUT, raw_specs
 from serving.versions import find_versions
 from serving.warmup import write_warmup
 
@@ -61,7 +61,7 @@ def publish(model: ClickModel, data_dir: Path, base_path: Path) -> Path:
     with _staging_folder(base_path) as staging:
         print("export: writing the model, then checking it in a new process", flush=True)
         save_served_model(model, data_dir, staging)
-        write_warmup(staging, examples, raw_dtypes(model.schema))
+        write_warmup(staging, examples, raw_specs(model.schema))
         difference = _largest_difference(_trainer_answers(model, records), _exported_answers(staging, data_dir))
         print(f"export: largest difference from the trainer over {len(examples)} rows {difference:.1e} (at most {TOLERANCE:.0e})")
         if not difference <= TOLERANCE:

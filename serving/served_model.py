@@ -15,7 +15,8 @@ from serving.signatures import (
     NAMED_SIGNATURE,
     PROBABILITY_OUTPUT,
     parse_raw_examples,
-    raw_dtypes,
+    raw_specs,
+    transform_inputs,
 )
 
 
@@ -35,18 +36,17 @@ def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
     """
     module = tf.Module(name="dgenctr")
     module.transform = tft.TFTransformOutput(str(data_dir)).transform_features_layer()
-    dtypes = raw_dtypes(model.schema)
+    specs = raw_specs(model.schema)
 
     def score(features):
-        ids = module.transform(features)["ids"]  # (B, F)
+        ids = module.transform(transform_inputs(features))["ids"]  # (B, F)
         logit = model.click_logits(ids)  # (B,)
         return {PROBABILITY_OUTPUT: tf.sigmoid(logit), LOGIT_OUTPUT: logit}
 
-    score_examples = tf.function(lambda examples: score(parse_raw_examples(examples, dtypes)))
-    named = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in dtypes.items()}
+    score_examples = tf.function(lambda examples: score(parse_raw_examples(examples, specs)))
     signatures = {
         DEFAULT_SIGNATURE: score_examples.get_concrete_function(tf.TensorSpec([None], tf.string, name=EXAMPLES_INPUT)),
-        NAMED_SIGNATURE: tf.function(score).get_concrete_function(named),
+        NAMED_SIGNATURE: tf.function(score).get_concrete_function(specs),
     }
     module.click_variables = _variables_read_by(signatures.values())
     tf.saved_model.save(module, str(folder), signatures=signatures)

@@ -28,12 +28,12 @@ def answers(model_dir: Path, examples: Sequence[bytes]) -> dict[str, np.ndarray]
     """Returns `SIGNATURE/OUTPUT` -> float32 `[rows]` for each signature, with the rows and with none at all."""
     model = tf.saved_model.load(str(model_dir))
     by_examples, by_name = model.signatures[DEFAULT_SIGNATURE], model.signatures[NAMED_SIGNATURE]
-    dtypes = {name: spec.dtype for name, spec in by_name.structured_input_signature[1].items()}
+    specs = by_name.structured_input_signature[1]
     found = {}
     for rows in (tf.constant([], tf.string), tf.constant(list(examples), tf.string)):
         for signature, outputs in (
             (DEFAULT_SIGNATURE, by_examples(**{EXAMPLES_INPUT: rows})),
-            (NAMED_SIGNATURE, by_name(**parse_raw_examples(rows, dtypes))),
+            (NAMED_SIGNATURE, by_name(**parse_raw_examples(rows, specs))),
         ):
             for name in (PROBABILITY_OUTPUT, LOGIT_OUTPUT):
                 if outputs[name].shape != rows.shape:

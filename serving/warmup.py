@@ -7,7 +7,6 @@ with a missing variables folder or an unknown op on line and fails only when cal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -19,31 +18,30 @@ MAX_RECORDS = 1000  # TensorFlow Serving refuses to load a version with more.
 BATCH_SIZES = (1, 10, 100)
 
 
-def _predict_log(signature: str, inputs: Mapping[str, np.ndarray]) -> prediction_log_pb2.PredictionLog:
+def _predict_log(signature: str, inputs: Mapping[str, tf.Tensor]) -> prediction_log_pb2.PredictionLog:
     request = predict_pb2.PredictRequest()
     request.model_spec.signature_name = signature
-    for name, values in inputs.items():
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(values))
+    for name, tensor in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(tensor.numpy(), tensor.dtype))
     return prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
 
 
-def write_warmup(version_dir: Path, examples: Sequence[bytes], dtypes: Mapping[str, tf.DType]) -> None:
+def write_warmup(version_dir: Path, examples: Sequence[bytes], specs: Mapping[str, tf.TensorSpec]) -> None:
     """Writes requests of 1, 10 and 100 real rows (as far as there are that many) for each signature.
 
     Args:
       version_dir: the SavedModel's folder.
       examples: serialized raw tf.Examples, at least one: a batch of no rows would hang a batching server.
-      dtypes: dtype of each raw feature.
+      specs: the tensors of the signature with one a feature.
     """
     if not examples:
         raise ValueError("warm-up needs at least one row")
     (version_dir / WARMUP_FILE).parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(version_dir / WARMUP_FILE)) as writer:
         for size in sorted({min(size, len(examples)) for size in BATCH_SIZES}):
-            batch = np.array(examples[:size], dtype=object)
-            named = {name: tensor.numpy() for name, tensor in parse_raw_examples(tf.constant(batch), dtypes).items()}
+            batch = tf.constant(list(examples[:size]))
             writer.write(_predict_log(DEFAULT_SIGNATURE, {EXAMPLES_INPUT: batch}).SerializeToString())
-            writer.write(_predict_log(NAMED_SIGNATURE, named).SerializeToString())
+            writer.write(_predict_log(NAMED_SIGNATURE, parse_raw_examples(batch, specs)).SerializeToString())
 
 
 def read_warmup(version_dir: Path) -> Iterator[prediction_log_pb2.PredictionLog]:

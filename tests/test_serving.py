@@ -37,7 +37,7 @@ from serving.predict_client import PredictClient, PredictError
 from serving.servable import Servable, StatusError
 from serving.served_model import save_served_model
 from serving.server import StopRequest, serve
-from serving.signatures import raw_dtypes
+from serving.signatures import raw_specs
 from serving.versions import find_versions
 from serving.warmup import WARMUP_FILE, write_warmup
 
@@ -60,7 +60,7 @@ def saved(data_dir, tmp_path_factory):
     for name, bias in (("first", 0.0), ("second", 10.0)):
         model = stand_in.TableModel(bias)
         save_served_model(model, data_dir, folder / name)
-        write_warmup(folder / name, examples, raw_dtypes(model.schema))
+        write_warmup(folder / name, examples, raw_specs(model.schema))
     return folder
 
 
