@@ -7,7 +7,7 @@ import pytest
 
 from preprocessing.errors import UserError
 from preprocessing.schema import parse_schema
-from preprocessing.sources import Descriptor, Layout, find_files, text
+from preprocessing.sources import Descriptor, Layout, blocks, find_files
 from preprocessing.sources import read as read_batches
 
 
@@ -83,7 +83,7 @@ def test_the_block_size_changes_nothing(tmp_path, monkeypatch, end):
     expected = [2 + sum(line.count("\n") + 1 for line in lines[:place]) for place in (50, 120)]
     assert [rejection.line for rejection in whole[1]] == expected
     for size in (*range(61, 69), 1000):
-        monkeypatch.setattr(text, "BLOCK_BYTES", size)
+        monkeypatch.setattr(blocks, "BLOCK_BYTES", size)
         assert read(path) == whole
 
 
@@ -118,8 +118,8 @@ def test_locate_skips_what_was_not_read(tmp_path):
 
 
 def test_a_file_of_one_endless_line_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr(text, "BLOCK_BYTES", 100)
-    monkeypatch.setattr(text, "MAX_RECORD_BYTES", 1 << 10)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
+    monkeypatch.setattr(blocks, "MAX_RECORD_BYTES", 1 << 10)
     path = written(tmp_path, b"y,a,b\n1,p,q\n" + b"x" * 5000)
     with pytest.raises(UserError, match=r"log\.csv, line 3: the line is longer than"):
         read(path)

@@ -13,8 +13,11 @@ from preprocessing.sources.layout import Batch, Descriptor, Layout
 _READERS = {"csv": text}
 
 
-def find_files(patterns: list[str], schema: Schema) -> list[Descriptor]:
+def find_files(patterns: list[str], schema: Schema, labelled: bool = True) -> list[Descriptor]:
     """Expands what the user typed after `--input` into descriptors, ordered by path, and checks each file's start.
+
+    Args:
+      labelled: whether a column that a file may lack (the label) must be in one of the files at least.
 
     Raises:
       UserError: nothing matches, a file is empty or has a header only, a column of the schema is missing, or two
@@ -25,7 +28,7 @@ def find_files(patterns: list[str], schema: Schema) -> list[Descriptor]:
         paths = _files_of_splits(patterns, schema.split)
     else:
         paths = {None: expand(patterns)}
-    _check_columns([path for several in paths.values() for path in several], layout)
+    _check_columns([path for several in paths.values() for path in several], layout, labelled)
     descriptors = []
     for split, several in paths.items():
         pieces = [piece for path in several for piece in pieces_of(path, layout)]
@@ -92,12 +95,12 @@ def expand(patterns: list[str]) -> list[str]:
     return sorted(paths)
 
 
-def _check_columns(paths: list[str], layout: Layout) -> None:
-    """Every file must have what `layout` wants; a column that a file may lack must be in at least one of them."""
+def _check_columns(paths: list[str], layout: Layout, labelled: bool) -> None:
+    """Every file must have what `layout` wants; with `labelled`, a column that a file may lack must be in one of them."""
     names_of = {path: column_names(path, layout) for path in paths}
     for path, names in names_of.items():
         layout.check(path, names)
-    if layout.header is None:
+    if labelled and layout.header is None:
         everywhere = set().union(*names_of.values())
         for column in sorted(layout.optional - everywhere):
             raise layout.lacks(paths[0], names_of[paths[0]], column)

@@ -42,18 +42,23 @@ class Layout:
         named = _FORMAT_IN_NAME.search(path)
         return self.format or (named.group(1).lower() if named else "csv")
 
+    def wanted(self, names: list[str]) -> list[str]:
+        """The columns that batches of a file with the columns `names` have."""
+        return names if self.columns is None else list(self.columns)
+
     def check(self, path: str, names: list[str]) -> None:
         """Checks the columns of a file, `names`: each wanted one is there once, unless it is optional."""
-        for column in self.columns or ():
+        for column in self.wanted(names):
             if names.count(column) != 1 and (column in names or column not in self.optional):
                 raise self.lacks(path, names, column)
 
     def lacks(self, path: str, names: list[str], column: str) -> UserError:
         """What to say where a file has a wanted column not once."""
         problem = "more than one column" if column in names else "no column"
+        named = "" if self.columns is None else f", which schema {self.name!r} names"
         return UserError(
-            f"file {path} has {problem} {column!r}, which schema {self.name!r} names: the columns are {names}; "
-            "correct the schema (`column`, `separator`, `header`) or the file"
+            f"file {path} has {problem} {column!r}{named}: the columns are {names}; correct the schema (`column`, "
+            "`separator`, `header`) or the file"
         )
 
 

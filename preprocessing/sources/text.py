@@ -1,257 +1,164 @@
-"""Files of a log, to Arrow record batches of text and the rows that could not be read.
+"""CSV and TSV files: batches of strings.
 
-A file is read in blocks that end at a record, and Arrow parses each block. Only a block with something wrong in it is
-looked at record by record, to say on which line. Quoting is Arrow's: a quote opens a quoted value only at the start of
-a field, a doubled quote inside it is a quote, and line ends inside it belong to the value.
+Arrow parses whole blocks. Only a block with something wrong in it is looked at record by record, to say on which line.
 """
 
 import csv
-import gzip
-import io
-import os
-import re
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import BinaryIO
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from preprocessing.errors import UserError
+from preprocessing.sources.blocks import BOM, Block, cut_pieces, read_blocks, shown
 from preprocessing.sources.layout import Batch, Descriptor, Layout, Rejection
+from preprocessing.sources.records import Text
 
-BLOCK_BYTES = 4 << 20
-MAX_RECORD_BYTES = 64 << 20
-_GZIP_MAGIC = b"\x1f\x8b"
-_BOM = b"\xef\xbb\xbf"
-
-
-@dataclass
-class Block:
-    """Whole records of a file, and the rejections that were found while cutting it."""
-
-    data: bytes
-    first_line: int
-    bytes_read: int
-    rejections: list[Rejection] = field(default_factory=list)
-
-
-def pieces(path: str, layout: Layout) -> list[Descriptor]:
-    """A text file as descriptors; checks that it has rows."""
-    names = column_names(path, layout)
-    with _open(path) as (stream, _):
-        if layout.header is None:
-            _readline(stream, path)
-        if not _read(stream, path).strip():
-            raise UserError(
-                f"file {path} has a header ({len(names)} columns) but no rows: expected at least one row; "
-                "remove the file or write it again"
-            )
-    return [Descriptor(0, 1, path, size=os.path.getsize(path))]
+_FIRST_BYTES = 64 << 10
+_OTHER_FILES = {
+    b"PAR1": "a Parquet file: give it a name that ends in .parquet, or set `format: parquet` in the schema",
+    b"\xff\xfe": "text in UTF-16: write it as UTF-8, for example with `iconv -f UTF-16 -t UTF-8`",
+    b"\xfe\xff": "text in UTF-16: write it as UTF-8, for example with `iconv -f UTF-16 -t UTF-8`",
+    b"PK\x03\x04": "a zip archive: unpack it, or compress the file with gzip instead",
+    b"\x28\xb5\x2f\xfd": "compressed with zstd: decompress it, or compress it with gzip instead",
+    b"BZh": "compressed with bzip2: decompress it, or compress it with gzip instead",
+}
 
 
 def column_names(path: str, layout: Layout) -> list[str]:
-    """The column names of a file, from its first line or from the layout's `header`."""
-    with _open(path) as (stream, _):
-        first = _readline(stream, path)
-    if not first.strip():
+    """The column names of a file, from its header line or from the layout's `header`."""
+    first = next(_records(path, layout), None)
+    if first is None:
         expected = "rows" if layout.header else "a header line and rows"
         raise UserError(f"file {path} is empty: expected {expected}; remove it or write it again")
-    text = first.removeprefix(_BOM).decode("utf-8", "replace").rstrip("\r\n")
-    return list(layout.header or next(csv.reader([text], delimiter=layout.separator)))
+    for magic, what in _OTHER_FILES.items():
+        if first.startswith(magic):
+            raise UserError(f"file {path} is not CSV or TSV, but {what}")
+    return list(layout.header or _values(first, path, layout))
 
 
-def read(descriptor: Descriptor, layout: Layout) -> Iterator[Batch]:
-    """Reads a file into batches of text columns.
+def pieces(path: str, layout: Layout) -> list[Descriptor]:
+    """A file as pieces of work; checks that it has rows."""
+    names, records = column_names(path, layout), _records(path, layout)
+    first = next(records)
+    if layout.header is None and next(records, None) is None:
+        raise UserError(
+            f"file {path} has a header ({len(names)} columns) but no rows: expected at least one row; remove the file or "
+            "write it again"
+        )
+    if layout.header is not None and _values(first, path, layout) == names:
+        raise UserError(f"file {path} begins with the column names that `header` in the schema lists: remove `header`")
+    return cut_pieces(path, layout.separator)
 
-    Raises:
-      UserError: the file cannot be decompressed to its end, or holds a line of more than 64 MiB.
-    """
-    names = column_names(descriptor.path, layout)
-    layout.check(descriptor.path, names)
-    for block in _read_blocks(descriptor.path, layout):
+
+def _records(path: str, layout: Layout) -> Iterator[bytes]:
+    """The records of a file that are not blank."""
+    for block in read_blocks(Descriptor(0, 1, path), layout.separator, _FIRST_BYTES):
+        yield from (rejection.text.encode() for rejection in block.rejections)
+        starts, ends, _ = block.text.records
+        yield from (block.text.data[start:end] for start, end in zip(starts, ends, strict=True))
+
+
+def _values(record: bytes, path: str, layout: Layout) -> list[str]:
+    try:
+        line = record.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"the first line of file {path} is not valid UTF-8 ({error.reason} at byte {error.start + 1}): expected text in "
+            "UTF-8; convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
+        ) from error
+    return next(csv.reader([line], delimiter=layout.separator))
+
+
+def read(piece: Descriptor, layout: Layout) -> Iterator[Batch]:
+    """Reads a piece of a file into batches of string columns."""
+    names = column_names(piece.path, layout)
+    layout.check(piece.path, names)
+    behind_header = layout.header is not None or piece.start > 0
+    for block in read_blocks(piece, layout.separator):
+        if not behind_header:
+            _, ends, _ = block.text.records
+            behind_header = len(ends) > 0
+            block = block.behind(int(ends[0]) if len(ends) else len(block.text.data))
         yield _parse(block, names, layout)
 
 
 def _parse(block: Block, names: list[str], layout: Layout) -> Batch:
-    block = _without_undecodable(block, layout.separator)
-    skipped: dict[int, int] = {}
+    text, undecodable = block.text, _undecodable(block.text)
+    wrong_counts: dict[int, int] = {}  # by number among the decodable records
 
     def skip(row: arrow_csv.InvalidRow) -> str:
-        skipped[row.number - 1] = row.actual_columns
+        wrong_counts[row.number - 1] = row.actual_columns
         return "skip"
 
-    wanted = list(names if layout.columns is None else layout.columns)
+    wanted = layout.wanted(names)
     present = [name for name in wanted if name in names]
-    table = pa.table({name: pa.array([], pa.string()) for name in present})
-    if block.data.strip(b"\r\n"):
-        table = arrow_csv.read_csv(
-            io.BytesIO(block.data),
-            # Row numbers are known only to a single-threaded reader; the whole block is one chunk.
-            arrow_csv.ReadOptions(use_threads=False, block_size=len(block.data) + 1, column_names=names),
-            arrow_csv.ParseOptions(delimiter=layout.separator, newlines_in_values=True, invalid_row_handler=skip),
-            arrow_csv.ConvertOptions(
-                check_utf8=False, strings_can_be_null=False, include_columns=present,
-                column_types={name: pa.string() for name in present},
-            ),
-        )
-    rejections = list(block.rejections)
-    if skipped:
-        records = list(_numbered_records(block, layout.separator))
-        for number, columns in skipped.items():
-            line, text = records[number]
-            reason = f"wrong number of columns: expected {len(names)}, received {columns}"
-            rejections.append(Rejection(line, reason, text))
-    columns = [table[name].combine_chunks() if name in present else pa.nulls(len(table)) for name in wanted]
+    table = _parse_table(_without(text, undecodable) if undecodable else text, names, present, skip)
+    columns = [_array(table[name]) if name in present else pa.nulls(len(table)) for name in wanted]
+
+    def located(numbers: Sequence[int]) -> list[tuple[int, str]]:
+        starts, ends, lines = text.records if len(numbers) else ([], [], [])
+        return [(block.first_line + int(lines[number]), shown(text.data[starts[number]:ends[number]])) for number in numbers]
+
+    def decodable() -> np.ndarray:
+        return np.delete(np.arange(len(text.records[0])), undecodable)
 
     def locate(rows: np.ndarray) -> list[tuple[int, str]]:
-        readable = [record for number, record in enumerate(_numbered_records(block, layout.separator))
-                    if number not in skipped]
-        return [readable[row] for row in rows]
+        return located(np.delete(decodable(), list(wrong_counts))[rows])
 
+    rejections = [*block.rejections, *(Rejection(line, "not valid UTF-8", content) for line, content in located(undecodable))]
+    if wrong_counts:
+        counts = zip(located(decodable()[list(wrong_counts)]), wrong_counts.values(), strict=True)
+        rejections += [Rejection(line, f"wrong number of columns: expected {len(names)}, received {count}", content)
+                       for (line, content), count in counts]
     return Batch(pa.RecordBatch.from_arrays(columns, names=wanted), sorted(rejections), block.bytes_read, locate)
 
 
-def _without_undecodable(block: Block, separator: str) -> Block:
-    """Rejects the records that are not UTF-8; blank lines in their place keep the line numbers."""
+def _parse_table(text: Text, names: list[str], present: list[str],
+                 skip: Callable[[arrow_csv.InvalidRow], str]) -> pa.Table:
+    if not text.has_records:
+        return pa.table({name: pa.array([], pa.string()) for name in present})
+    data = text.data
+    if data.startswith(BOM):
+        data = b"\n" + data  # here it is text, and Arrow would drop it
+    quoted = b'"' in data
+    return arrow_csv.read_csv(
+        pa.BufferReader(data),
+        # Row numbers are known only to a single-threaded reader; the whole block is one chunk.
+        arrow_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
+        arrow_csv.ParseOptions(delimiter=text.separator, quote_char=quoted and '"', newlines_in_values=quoted,
+                               invalid_row_handler=skip),
+        arrow_csv.ConvertOptions(check_utf8=False, strings_can_be_null=False, include_columns=present,
+                                 column_types={name: pa.string() for name in present}),
+    )
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy a single chunk
+
+
+def _undecodable(text: Text) -> list[int]:
+    """The numbers of the records that are not UTF-8."""
+    if _is_utf8(text.data):
+        return []
+    starts, ends, _ = text.records
+    return [number for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
+            if not _is_utf8(text.data[start:end])]
+
+
+def _without(text: Text, numbers: list[int]) -> Text:
+    kept, place = [], 0
+    for start, end in zip(text.records[0][numbers], text.records[1][numbers], strict=True):
+        kept.append(text.data[place:start])
+        place = end
+    return Text(b"".join([*kept, text.data[place:]]), text.separator)
+
+
+def _is_utf8(data: bytes) -> bool:
+    whole = pa.py_buffer(np.array([0, len(data)], np.int32))
     try:
-        block.data.decode("utf-8")
-        return block
-    except UnicodeDecodeError:
-        pass
-    kept, rejections, line = [], list(block.rejections), block.first_line
-    for raw in _records(block.data, separator):
-        try:
-            raw.decode("utf-8")
-            kept.append(raw)
-        except UnicodeDecodeError:
-            rejections.append(Rejection(line, "not valid UTF-8", _shown(raw)))
-            kept.append(b"\n" * _count_lines(raw))
-        line += _count_lines(raw)
-    return Block(b"".join(kept), block.first_line, block.bytes_read, rejections)
-
-
-def _read_blocks(path: str, layout: Layout) -> Iterator[Block]:
-    """Cuts a file, after its header, into blocks of whole records."""
-    with _open(path) as (stream, raw):
-        line = 1
-        rest = b""
-        if layout.header is None:
-            _readline(stream, path)
-            line = 2
-        else:
-            rest = _read(stream, path).removeprefix(_BOM)
-        final = False
-        while not final:
-            chunk = _read(stream, path)
-            final = not chunk
-            rest += chunk
-            while rest.endswith(b"\r") and (following := _read(stream, path, 1)):
-                rest += following  # do not part a carriage return from its line feed
-            if final and rest and not rest.endswith((b"\n", b"\r")):
-                rest += b"\n"
-            data, rest, unclosed = _cut(rest, layout.separator, final)
-            if not data and len(rest) > MAX_RECORD_BYTES:
-                raise UserError(
-                    f"file {path}, line {line}: the line is longer than {MAX_RECORD_BYTES >> 20} MiB, expected a CSV "
-                    "or TSV file; check that the file is text and its lines end in a line feed"
-                )
-            if data:
-                reason = "opening quote is never closed"
-                rejections = [Rejection(line + before, reason, text) for before, text in unclosed]
-                yield Block(data, line, raw.tell(), rejections)
-                line += _count_lines(data)
-
-
-def _cut(data: bytes, separator: str, final: bool) -> tuple[bytes, bytes, list[tuple[int, str]]]:
-    """Splits data after its last whole record.
-
-    Returns the whole records, the rest, and (lines before it, text) of each line whose quote is never closed; such a
-    line is left blank in the records.
-    """
-    if b'"' not in data:
-        end = len(data) if final else data.rfind(b"\n") + 1
-        return data[:end], data[end:], []
-    match = _record_pattern(separator).match
-    kept, unclosed, start, position = [], [], 0, 0
-    while position < len(data):
-        record = match(data, position)
-        if record:
-            position = record.end()
-            continue
-        end = data.find(b"\n", position) + 1
-        if not end or (not final and len(data) - position <= MAX_RECORD_BYTES):
-            break
-        kept.append(data[start:position])
-        unclosed.append((sum(map(_count_lines, kept)), _shown(data[position:end])))
-        kept.append(b"\n")
-        start = position = end
-    kept.append(data[start:position])
-    return b"".join(kept), data[position:], unclosed
-
-
-@lru_cache
-def _record_pattern(separator: str) -> re.Pattern[bytes]:
-    """One record with its line end. A closing quote is one that no quote follows, so a match never has to back up."""
-    plain = rb"[^%b\r\n]*" % re.escape(separator.encode())
-    quoted = rb'"[^"]*(?:""[^"]*)*"(?!")' + plain
-    value = rb"(?:" + quoted + rb'|(?!")' + plain + rb")"
-    return re.compile(value + rb"(?:" + re.escape(separator.encode()) + value + rb")*(?:\r\n|\n|\r)")
-
-
-def _records(data: bytes, separator: str) -> Iterator[bytes]:
-    return (match.group() for match in _record_pattern(separator).finditer(data))
-
-
-def _numbered_records(block: Block, separator: str) -> Iterator[tuple[int, str]]:
-    """The first line and the text of each record that is not blank."""
-    line = block.first_line
-    for raw in _records(block.data, separator):
-        if raw.strip(b"\r\n"):
-            yield line, _shown(raw)
-        line += _count_lines(raw)
-
-
-def _count_lines(data: bytes) -> int:
-    return data.count(b"\n") + data.count(b"\r") - data.count(b"\r\n")
-
-
-def _shown(raw: bytes) -> str:
-    return raw.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
-
-
-@contextmanager
-def _open(path: str) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """Opens a file for reading, decompressed where it is gzip; also the raw file, whose position shows progress."""
-    with open(path, "rb") as raw:
-        compressed = raw.read(2) == _GZIP_MAGIC
-        raw.seek(0)
-        if not compressed:
-            yield raw, raw
-            return
-        with gzip.GzipFile(fileobj=raw) as stream:
-            yield stream, raw
-
-
-def _read(stream: BinaryIO, path: str, size: int | None = None) -> bytes:
-    with _readable(path):
-        return stream.read(size or BLOCK_BYTES)
-
-
-def _readline(stream: BinaryIO, path: str) -> bytes:
-    with _readable(path):
-        return stream.readline(MAX_RECORD_BYTES)
-
-
-@contextmanager
-def _readable(path: str) -> Iterator[None]:
-    try:
-        yield
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise UserError(
-            f"file {path} cannot be decompressed to its end ({error}): it is truncated or damaged; copy it again"
-        ) from error
+        pa.Array.from_buffers(pa.string(), 1, [None, whole, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True

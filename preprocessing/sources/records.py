@@ -1,0 +1,114 @@
+"""Where the records of a text end, found for a whole block at once.
+
+A record is a line of text, unless a quoted value in it holds line ends. A quote opens a quoted value only at the start of
+a field; a doubled quote inside it is a quote; whatever follows the closing quote up to the separator is plain text. Lines
+end in a line feed, a carriage return or both. (These are the rules of Arrow's CSV parser.)
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+_NOT_BLANK = re.compile(rb"[^\r\n]")
+_LINE_FEED, _CARRIAGE_RETURN, _QUOTE = b"\n\r\""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A stretch of a text file that begins with a record.
+
+    Attributes:
+      data: its bytes.
+      separator: between values; None: the text knows no quotes.
+    """
+
+    data: bytes
+    separator: str | None
+
+    @cached_property
+    def line_ends(self) -> np.ndarray:
+        """The place behind each line end, int64 [lines]."""
+        cells = self._cells
+        ends = np.flatnonzero(cells == _LINE_FEED) + 1
+        if b"\r" in self.data:
+            behind = np.flatnonzero(cells == _CARRIAGE_RETURN) + 1
+            alone = np.append(cells, 0)[behind] != _LINE_FEED
+            ends = np.sort(np.concatenate([ends, behind[alone]]))
+        return ends
+
+    @cached_property
+    def record_ends(self) -> np.ndarray:
+        """The place behind each whole record, int64 [records]."""
+        if not len(self._quotes):
+            return self.line_ends
+        return self.line_ends[np.searchsorted(self._quotes, self.line_ends) % 2 == 0]
+
+    @property
+    def open_quote(self) -> int | None:
+        """The place of the quote that nothing closes, or None."""
+        return int(self._quotes[-1]) if len(self._quotes) % 2 else None
+
+    @property
+    def has_records(self) -> bool:
+        """Whether there is anything but line ends."""
+        return _NOT_BLANK.search(self.data) is not None
+
+    def last_end(self) -> int:
+        """The place behind the last whole record; 0 where there is none."""
+        if self.separator is None or b'"' not in self.data:
+            return max(self.data.rfind(b"\n"), self.data.rfind(b"\r")) + 1
+        return int(self.record_ends[-1]) if len(self.record_ends) else 0
+
+    @cached_property
+    def records(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Start, end and line (the first is 0) of each whole record that is not blank, int64 [records] each."""
+        ends = self.record_ends
+        starts = np.append(0, ends[:-1])[:len(ends)]
+        first = self._cells[starts]
+        kept = (first != _LINE_FEED) & (first != _CARRIAGE_RETURN)
+        starts, ends = starts[kept], ends[kept]
+        return starts, ends, np.searchsorted(self.line_ends, starts, side="right")
+
+    @cached_property
+    def _cells(self) -> np.ndarray:
+        return np.frombuffer(self.data, np.uint8)
+
+    @cached_property
+    def _quotes(self) -> np.ndarray:
+        """Places of the quotes that open and close values, in turns; a doubled quote may stand for closing and opening."""
+        if self.separator is None:
+            return np.zeros(0, np.int64)
+        quotes = np.flatnonzero(self._cells == _QUOTE)
+        opening, closing = quotes[::2], quotes[1::2]
+        doubled = np.append(False, opening[1:] == closing[:len(opening) - 1] + 1)[:len(opening)]
+        if (self._starts_field(opening) | doubled).all():
+            return quotes
+        return self._structural(quotes)
+
+    def _starts_field(self, places: np.ndarray) -> np.ndarray:
+        before = self._cells[places - 1]
+        starts = (before == ord(self.separator)) | (before == _LINE_FEED) | (before == _CARRIAGE_RETURN)
+        return starts | (places == 0)
+
+    def _structural(self, quotes: np.ndarray) -> np.ndarray:
+        """Where some quotes are plain text: one after another, since each one's meaning hangs on those before it."""
+        at_start = self._starts_field(quotes).tolist()
+        places = quotes.tolist()
+        found, number = [], 0
+        while number < len(places):
+            if at_start[number]:
+                found.append(places[number])
+                number += 1
+                while number + 1 < len(places) and places[number + 1] == places[number] + 1:
+                    number += 2
+                found += places[number:number + 1]
+            number += 1
+        return np.array(found, np.int64)
+
+
+def count_lines(data: bytes) -> int:
+    """How many lines end in `data`."""
+    lines = data.count(b"\n")
+    return lines + data.count(b"\r") - data.count(b"\r\n") if b"\r" in data else lines
