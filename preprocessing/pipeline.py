@@ -29,12 +29,13 @@ from preprocessing.schema import (
     SPECIAL_ROWS,
     SPLITS,
     STATISTICS_FILE,
+    TALLY_FILE,
     Schema,
     TableField,
 )
 from preprocessing.side_tables import copy_side_tables
 from preprocessing.splits import TRAIN
-from preprocessing.tally import TALLY_FILE, Tally
+from preprocessing.tally import Tally
 from preprocessing.writing import write_shards
 
 _WORK = ".work"  # inside the partial folder; hidden, so gone when the folder is published

@@ -31,6 +31,7 @@ VOCABULARIES = "vocabularies"
 VECTORS = "vectors"
 BUCKETS_FILE = "buckets.json"
 FREQUENCIES_FILE = "frequencies.npy"
+TALLY_FILE = "tally.npz"
 STATISTICS_FILE = "statistics.json"
 
 Format = Literal["csv", "parquet", "tfrecord", "libsvm", "libfm", "libffm"]
@@ -287,6 +288,7 @@ class FieldDriftLimits(_Frozen):
     missing_share: float | None = Setting(default=None, gt=0)
     infinity_norm: float | None = Setting(default=None, gt=0)
     jensen_shannon_divergence: float | None = Setting(default=None, gt=0)
+    length_divergence: float | None = Setting(default=None, gt=0)
 
 
 class DriftLimits(_Frozen):
@@ -296,7 +298,8 @@ class DriftLimits(_Frozen):
       new_share: of a field's values, the share that the vocabulary lacks, less the validation split's share.
       missing_share: difference, up or down, of the share of rows that have no value (lists: no values).
       infinity_norm: of a categorical field or the values of a list: the largest difference of one value's share.
-      jensen_shannon_divergence: of a numeric field's buckets, or of a list's lengths; base 2, from 0 to 1.
+      jensen_shannon_divergence: of a numeric field's buckets; base 2, from 0 to 1.
+      length_divergence: the same of the numbers of values in lists that are not empty.
       label_rate: relative change, up or down.
       rejected_share: of malformed rows, more than there were when the data folder was written.
       unlabelled_share: of rows without label, more than the training split has.
@@ -307,6 +310,7 @@ class DriftLimits(_Frozen):
     missing_share: float = Setting(default=0.05, gt=0)
     infinity_norm: float = Setting(default=0.1, gt=0)
     jensen_shannon_divergence: float = Setting(default=0.1, gt=0)
+    length_divergence: float = Setting(default=0.1, gt=0)
     label_rate: float = Setting(default=0.25, gt=0)
     rejected_share: float = Setting(default=0.01, gt=0)
     unlabelled_share: float = Setting(default=0.05, gt=0)
@@ -446,6 +450,11 @@ class Schema(_Frozen):
         return tuple(field for field in self.fields if isinstance(field, TableField) and self.owner(field) is field)
 
     @property
+    def sharing_fields(self) -> tuple[NamedField, ...]:
+        """The fields that use the rows of another one."""
+        return tuple(field for field in self.fields if isinstance(field, TableField) and self.owner(field) is not field)
+
+    @property
     def vocabulary_fields(self) -> tuple[NamedField, ...]:
         """The fields that have a vocabulary of their own."""
         return tuple(field for field in self.owners if isinstance(field, NamedField) and not field.hash_buckets)
@@ -504,7 +513,7 @@ def drift_measures(field: AnyField) -> tuple[str, ...]:
     if isinstance(field, NumericField):
         return ("missing_share", "jensen_shannon_divergence")
     new = () if field.hash_buckets else ("new_share",)
-    lengths = ("jensen_shannon_divergence",) if isinstance(field, ListField) else ()
+    lengths = ("length_divergence",) if isinstance(field, ListField) else ()
     return (*new, "missing_share", "infinity_norm", *lengths)
 
 

@@ -11,7 +11,6 @@ from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW, Schema, Table
 from preprocessing.splits import TRAIN
 from preprocessing.transform import Encoded
 
-TALLY_FILE = "tally.npz"
 _DENSE = ("cells", "missing", "unknown")
 
 
@@ -38,7 +37,7 @@ class Tally:
     @classmethod
     def empty(cls, schema: Schema) -> "Tally":
         shape = (len(SPLITS), len(schema.fields))
-        shared = {field.name: field.rows for field in schema.fields if isinstance(field, TableField) and schema.owner(field) is not field}
+        shared = {field.name: field.rows for field in schema.sharing_fields}
         lengths = {field.name: field.max_length + 1 for field in schema.list_fields}
         by_name = [{name: np.zeros(size, np.int64) for name, size in sizes.items()} for sizes in (shared, lengths)]
         return cls(np.zeros(schema.table_rows, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)), *by_name)

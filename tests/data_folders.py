@@ -10,9 +10,11 @@ import tensorflow as tf
 
 from preprocessing.schema import (
     BUCKETS_FILE,
+    FREQUENCIES_FILE,
     MANIFEST_FILE,
     SCHEMA_FILE,
     SPLITS,
+    TALLY_FILE,
     VOCABULARIES,
     Schema,
     TableField,
@@ -96,19 +98,31 @@ def write_folder(folder: Path, meanings: Mapping[str, Sequence[str] | Sequence[f
         (folder / VOCABULARIES / f"{name}.txt").write_text("".join(f"{value}\n" for value in values))
     buckets = {name: {"boundaries": list(values)} for name, values in meanings.items() if name not in texts}
     (folder / BUCKETS_FILE).write_text(json.dumps(buckets))
-    np.save(folder / "frequencies.npy", _frequencies(schema, *splits["train"]))
+    _write_counts(folder, schema, *splits["train"])
     manifest = {"splits": {split: _write_split(folder, split, *splits[split], files=files) for split in SPLITS}}
     (folder / SCHEMA_FILE).write_text(schema.to_yaml())
     (folder / MANIFEST_FILE).write_text(json.dumps(manifest))
     return folder
 
 
-def _frequencies(schema: Schema, ids: np.ndarray, labels: np.ndarray, columns: Mapping[str, Sequence] | None = None) -> np.ndarray:
-    offsets = {field.name: field.offset for field in schema.fields if isinstance(field, TableField)}
-    rows = (ids + [offsets[field.name] for field in schema.id_fields]).ravel().tolist()
-    for name in offsets.keys() & (columns or {}).keys():
-        rows += [offsets[name] + value for values in columns[name] for value in values]
-    return np.bincount(rows, minlength=schema.table_rows)
+def _write_counts(folder: Path, schema: Schema, ids: np.ndarray, labels: np.ndarray,
+                  columns: Mapping[str, Sequence] | None = None) -> None:
+    values = dict(zip([field.name for field in schema.id_fields], ids.T, strict=True))
+    values |= {field.name: np.concatenate(columns[field.name]) for field in schema.list_fields}
+    frequencies, tally = np.zeros(schema.table_rows, np.int64), {}
+    for field in (field for field in schema.fields if isinstance(field, TableField)):
+        counts = np.bincount(values[field.name].astype(np.int64), minlength=field.rows)
+        frequencies[field.offset:field.offset + field.rows] += counts
+        if field in schema.sharing_fields:
+            places = np.flatnonzero(counts)
+            tally |= {f"shared {field.name} places": places, f"shared {field.name} counts": counts[places]}
+    np.save(folder / FREQUENCIES_FILE, frequencies)
+    np.savez(folder / TALLY_FILE, **tally)
+
+
+def table_counts(schema: Schema, counts: np.ndarray) -> list[np.ndarray]:
+    """Counts [table_rows] of a schema without shared vocabularies, as the model takes them: field by field."""
+    return np.split(counts, [field.offset for field in schema.fields[1:]])
 
 
 def _write_split(folder: Path, split: str, ids: np.ndarray, labels: np.ndarray, columns: Mapping[str, Sequence] | None = None, *,

@@ -86,7 +86,7 @@ def folder_of(path, meanings) -> DataFolder:
 def saved_model(model_dir, data: DataFolder, stage="finetune", assignments=()) -> DGenCTR:
     """A model folder with one checkpoint, of a model in which every number differs from every other."""
     config = load_config(None, [*NETWORK, *assignments])
-    model = DGenCTR(data.schema, config, stage, data.frequencies)
+    model = DGenCTR(data.schema, config, stage, data.field_frequencies)
     first = 0
     for variable in model.named_variables().values():
         size = int(tf.size(variable))
@@ -101,7 +101,7 @@ def saved_model(model_dir, data: DataFolder, stage="finetune", assignments=()) -
 
 def carried_model(model_dir, data: DataFolder, stage="finetune", assignments=()) -> DGenCTR:
     config = load_config(None, [*NETWORK, *assignments])
-    model = DGenCTR(data.schema, config, stage, data.frequencies)
+    model = DGenCTR(data.schema, config, stage, data.field_frequencies)
     carry_over(model, EarlierModel(model_dir, stage), config, data)
     return model
 
@@ -172,7 +172,7 @@ def test_a_person_sees_what_was_carried_and_what_is_gone(earlier, grown, capsys)
 def test_a_set_backbone_follows_its_fields_by_name(tmp_path, before, capsys):
     old = saved_model(tmp_path / "old", before, "pretrain", ["model.backbone=hstu"])
     data = folder_of(tmp_path / "data", REORDERED)
-    fresh = DGenCTR(data.schema, load_config(None, [*NETWORK, "model.backbone=hstu"]), "pretrain", data.frequencies)
+    fresh = DGenCTR(data.schema, load_config(None, [*NETWORK, "model.backbone=hstu"]), "pretrain", data.field_frequencies)
     new = carried_model(tmp_path / "old", data, "pretrain", ["model.backbone=hstu"])
     user, mask = rows_of(old, "user"), old.embedding.mask_embeddings.numpy()[2]
     np.testing.assert_array_equal(rows_of(new, "user"), [user[0], user[1], user[3], user[2], mask])

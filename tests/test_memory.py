@@ -196,7 +196,8 @@ rows, batch, assignments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 schema = tiny_schema({"user": rows, "item": 1000})
 tf.matmul(tf.ones((64, 64)), tf.ones((64, 64)))
 before = peak()
-model = DGenCTR(schema, load_config(None, assignments), "finetune", np.ones(schema.table_rows, np.int64), 0.2)
+counts = [np.ones(size, np.int64) for size in schema.field_rows]
+model = DGenCTR(schema, load_config(None, assignments), "finetune", counts, 0.2)
 model.optimizer = build_optimizer(model, 0.001, 0.0)
 train_step = tf.function(model.train_step)
 for step in range(3):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import tensorflow as tf
-from data_folders import tiny_schema, write_data_folder
+from data_folders import table_counts, tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
 from trainer.config import load_config
@@ -22,7 +22,8 @@ EQUAL_FREQUENCIES = np.full(40, 10**6)
 
 def make(stage="finetune", *assignments, frequencies=EQUAL_FREQUENCIES):
     tf.keras.utils.set_random_seed(1)
-    return DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, frequencies)
+    counts = None if frequencies is None else table_counts(tiny_schema(), frequencies)
+    return DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, counts)
 
 
 def batch_for(seed=0):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from data_folders import tiny_schema
+from data_folders import table_counts, tiny_schema
 
 from trainer.config import load_config
 from trainer.model import DGenCTR
@@ -64,7 +64,7 @@ def test_training_rounds_where_it_is_asked_to_and_prediction_never_does(stage, b
     def model(matmul_setting):
         tf.keras.utils.set_random_seed(1)
         config = load_config(None, [f"runtime.matmul={matmul_setting}", f"model.backbone={backbone}"])
-        return DGenCTR(tiny_schema(), config, stage, np.full(40, 10))
+        return DGenCTR(tiny_schema(), config, stage, table_counts(tiny_schema(), np.full(40, 10)))
 
     batch = {"ids": tf.constant([[2, 3, 4], [5, 1, 0]]), "label": tf.constant([1.0, 0.0]), "seed": tf.constant([1, 2])}
     exact, rounded = model("float32"), model("bfloat16")

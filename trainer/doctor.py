@@ -331,7 +331,7 @@ def check_files(patient: Patient) -> str:
 def _derived_files(schema) -> list[str]:
     """What training reads beside the records."""
     vocabularies = [f"vocabularies/{field.name}.txt" for field in schema.vocabulary_fields]
-    return ["frequencies.npy", *vocabularies, *["buckets.json"] * bool(schema.numeric_fields)]
+    return ["frequencies.npy", *vocabularies, *["buckets.json"] * bool(schema.numeric_fields), *["tally.npz"] * bool(schema.sharing_fields)]
 
 
 def _require_file(patient: Patient, name: str) -> Path:

@@ -7,7 +7,7 @@ import numpy as np
 
 from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
-from preprocessing.schema import SCHEMA_FILE, SPLITS, TableField
+from preprocessing.schema import SCHEMA_FILE, SPLITS
 from trainer import plots
 from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained
 from trainer.input import DataFolder
@@ -65,19 +65,14 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
 def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int) -> dict[str, tuple[float, float]]:
     """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats.
 
-    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with. So are
-    fields that share a vocabulary, as its frequencies are those of all of them together.
+    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with.
     """
-    schema = data.schema
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
-    owners = [schema.owner(field).name for field in schema.fields if isinstance(field, TableField)]
     losses = {}
-    for field in schema.id_fields:
-        if field.rows > full_softmax_rows or owners.count(schema.owner(field).name) > 1:
-            continue
-        counts = data.frequencies[field.offset:field.offset + field.rows]
-        shares = counts[counts > 0] / counts.sum()
-        losses[field.name] = (best[field.name], float(-(shares * np.log(shares)).sum()))
+    for field, counts in zip(data.schema.id_fields, data.field_frequencies, strict=True):
+        if field.rows <= full_softmax_rows:
+            shares = counts[counts > 0] / counts.sum()
+            losses[field.name] = (best[field.name], float(-(shares * np.log(shares)).sum()))
     return losses
 
 

@@ -21,7 +21,15 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import MANIFEST_FILE, SPLITS, Schema, load_data_folder_schema, train_checksum
+from preprocessing.schema import (
+    FREQUENCIES_FILE,
+    MANIFEST_FILE,
+    SPLITS,
+    TALLY_FILE,
+    Schema,
+    load_data_folder_schema,
+    train_checksum,
+)
 from trainer.damaged_records import (
     RecordFile,
     name_damage,
@@ -109,8 +117,21 @@ class DataFolder:
 
     @cached_property
     def frequencies(self) -> np.ndarray:
-        """Training count of every row of the shared table, int64 [table_rows]."""
-        return np.load(self.path / "frequencies.npy", allow_pickle=False)
+        """Training count of every row of the shared table, int64 [table_rows], over all fields that use it."""
+        return np.load(self.path / FREQUENCIES_FILE, allow_pickle=False)
+
+    @cached_property
+    def field_frequencies(self) -> tuple[np.ndarray, ...]:
+        """Training count of every value of each of `schema.id_fields`, int64 [rows], in that field alone."""
+        counts = {owner.name: self.frequencies[owner.offset:owner.offset + owner.rows] for owner in self.schema.owners}
+        sharing = self.schema.sharing_fields
+        if sharing:
+            with np.load(self.path / TALLY_FILE, allow_pickle=False) as tally:
+                for field in sharing:
+                    own, owner = np.zeros(field.rows, np.int64), self.schema.owner(field).name
+                    own[tally[f"shared {field.name} places"]] = tally[f"shared {field.name} counts"]
+                    counts |= {field.name: own, owner: counts[owner] - own}
+        return tuple(counts[field.name] for field in self.schema.id_fields)
 
 
 def decoded_row_bytes(schema: Schema) -> int:

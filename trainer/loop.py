@@ -119,7 +119,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     require_determinism(config.runtime)
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
-    model = DGenCTR(data.schema, config, stage, data.frequencies, data.click_rate)
+    model = DGenCTR(data.schema, config, stage, data.field_frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, stage_config.learning_rate, stage_config.table_decay)
 
     # What to start from, in this order:

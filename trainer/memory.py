@@ -239,15 +239,11 @@ def _evaluation_floats(config: Config, schema: Schema) -> float:
 
 
 def _frequency_bytes(stage: str, schema: Schema) -> float:
-    """Counts int64 of every row, and in pre-training their logarithms and the arrays of the largest field on the way.
-
-    Rows that only lists use have no logarithms, and fields that share rows share these.
+    """Counts int64 of every row and of each field that shares rows, whose owner's are copied as often; in pre-training the
+    logarithms of every field's too, and the arrays of the largest field on the way.
     """
-    counts = 8 * schema.table_rows
-    if stage == "finetune":
-        return counts
-    with_logarithm = sum({field.offset: field.rows for field in schema.id_fields}.values())
-    return counts + FLOAT_BYTES * with_logarithm + 2 * 8 * max(schema.field_rows)
+    counts = 8 * schema.table_rows + 2 * 8 * sum(field.rows for field in schema.sharing_fields)
+    return counts if stage == "finetune" else counts + FLOAT_BYTES * sum(schema.field_rows) + 2 * 8 * max(schema.field_rows)
 
 
 def _rows_bytes(config: Config, schema: Schema, rows: Mapping[str, int]) -> float:

@@ -1,5 +1,6 @@
 """DGenCTR: one network that denoises whole samples in pre-training and predicts clicks in fine-tuning."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -36,9 +37,8 @@ class DGenCTR(tfrs.Model):
     more than `scoring.full_softmax_rows` rows are normalised over candidates from the batch, whose scores are corrected by
     -log q(v), the probability that v is among them; with the prior the two nearly cancel for rare values.
 
-    Fields that share a vocabulary share its rows, their embeddings and p, the values' share over all of these fields
-    together. Where they use the vocabulary differently, the scoring functions, each field's own, have the difference to
-    learn, and q is off by as much.
+    Fields that share a vocabulary share its embeddings. Scoring function, p and q are each field's own: how a value is
+    distributed over them is no property of the value.
 
     A sample without label has its label masked in pre-training and nothing to score there: its features alone count. With
     weights w, the label's part of the pre-training loss, sum over n samples of l_i, becomes n sum_i w_i l_i / sum_i w_i; the
@@ -50,14 +50,14 @@ class DGenCTR(tfrs.Model):
       schema: a resolved schema.
       config: the run's configuration.
       stage: which loss `compute_loss` and `train_step` use, and which dropout the backbone has.
-      frequencies: training count of every table row, int64 [table_rows]; needed to pre-train.
+      frequencies: of each id field the training count of every value, int64 [rows]; needed to pre-train.
       click_rate: training click rate; where the click logit's bias starts.
 
     Source: arXiv 2508.14500.
     """
 
     def __init__(self, schema: Schema, config: Config, stage: Stage = "finetune",
-                 frequencies: np.ndarray | None = None, click_rate: float = 0.5):
+                 frequencies: Sequence[np.ndarray] | None = None, click_rate: float = 0.5):
         super().__init__()
         self.schema = schema
         self.run_config = config
@@ -75,9 +75,7 @@ class DGenCTR(tfrs.Model):
         if stage == "pretrain" and frequencies is None:
             raise UserError("pre-training needs the training frequencies of the data folder")
         if stage == "pretrain":
-            shares = {field.offset: log_shares(frequencies[field.offset:field.offset + field.rows]) for field in schema.id_fields}
-            constants = {offset: tf.constant(share) for offset, share in shares.items()}
-            self._log_shares = [constants[field.offset] for field in schema.id_fields]
+            self._log_shares = [tf.constant(log_shares(counts)) for counts in frequencies]
         self._build_variables()
 
     def _build_variables(self) -> None:

@@ -45,7 +45,7 @@ def _split(data: DataFolder, config: Config, batch_size: int, worker: int = 0, w
 def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], dict]:
     settings: StageConfig = getattr(config, stage)
     tf.keras.utils.set_random_seed(config.seed)
-    model = DGenCTR(data.schema, config, stage, data.frequencies, data.click_rate)
+    model = DGenCTR(data.schema, config, stage, data.field_frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, settings.learning_rate, settings.table_decay)
     steps = Distribution().steps(model.train_step, partial(_split, data, config), settings.batch_size)
 

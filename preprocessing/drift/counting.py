@@ -18,10 +18,10 @@ from preprocessing.errors import UserError
 from preprocessing.files import replaced_file
 from preprocessing.findings import REASONS_SHOWN, Findings, read_findings, rejection_reasons
 from preprocessing.rows import Rows
-from preprocessing.schema import MANIFEST_FILE, SPLITS, ListField, Schema
+from preprocessing.schema import MANIFEST_FILE, SPLITS, TALLY_FILE, ListField, Schema
 from preprocessing.sources import Descriptor
 from preprocessing.splits import TRAIN
-from preprocessing.tally import TALLY_FILE, Tally
+from preprocessing.tally import Tally
 from preprocessing.transform import Transformer
 from preprocessing.worker import FileWorker, run_phase
 
