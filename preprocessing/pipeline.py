@@ -113,8 +113,9 @@ def _write_manifest(folder: Path, job: Job, found: Sequence[Findings]) -> None:
     splits = {}
     for split, name in enumerate(SPLITS):
         rows, positives, unlabelled = _totals(found, split)
+        times = [time for one in found for time in one.times[split]]
         splits[name] = {
-            "rows": rows, "positives": positives, "unlabelled": unlabelled,
+            "rows": rows, "positives": positives, "unlabelled": unlabelled, "times": [min(times), max(times)] if times else [],
             "files": [{**one.files[name], "unlabelled": one.unlabelled[split]} for one in found if name in one.files],
         }
     reasons = rejection_reasons(found)
