@@ -96,8 +96,8 @@ def guess_schema(profiles: Mapping[str, Profile], label: str | None = None, posi
                         + "; ".join(f"{name}: {one.left_out}" for name, one in columns.items())
                         + "; check --label and --separator, or write the schema by hand")
     group = roles.guess_group(others, [name for name in features if columns[name].entry["kind"] == "categorical"])
-    key = next((name for name, profile in others.items() if name and profile.missing_share == 0 and roles.is_key(profile)
-                and name not in times), None)
+    key = next((name for name, profile in others.items() if name and name not in times and profile.missing_share == 0
+                and _is_key(profile)), None)
     splits = tuple(_splits(files_split, split_column, time, group, key, others, features))
     return Guess(missing, answer, group, time, key, splits, tuple(columns.values()))
 
@@ -132,10 +132,14 @@ def _reason_against(profile: Profile, label: LabelGuess, times: Mapping[str, Tim
         return f"it is named like the weight of a row; to train with it: `weight: {profile.name}`"
     if fields.is_bracketed(profile):
         return "its cells look like lists or mappings in brackets, which are not split; write them as 'a|b|c'"
-    if not fields.cells_of_several(profile) and roles.is_key(profile):
+    if _is_key(profile):
         share = "all" if profile.distinct == profile.present else f"{profile.distinct / profile.present:.1%} of"
         return f"{share} its cells differ: a key says nothing of a new row"
     return fields.leak(profile, label.values)
+
+
+def _is_key(profile: Profile) -> bool:
+    return roles.is_key(profile) and not fields.is_bracketed(profile) and not fields.cells_of_several(profile)
 
 
 def _fill_in(columns: Mapping[str, ColumnGuess], times: Mapping[str, TimeGuess]) -> None:

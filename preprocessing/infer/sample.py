@@ -143,8 +143,8 @@ def _sniff(path: str, separator: str | None) -> Layout:
     if unknown.format_of(path) != "csv":
         return unknown
     found = [_first_rows(path, one) for one in ((separator,) if separator else _SEPARATORS)]
-    readable = [one for one in found if one.readable]
-    best = max(readable or found, key=lambda one: one.width)
+    several = [one for one in found if one.width > 1]
+    best = max([one for one in several if one.readable] or several or found, key=lambda one: one.width)
     if best.width == 1:
         raise _one_column_only(path, best)
     return replace(unknown, separator=best.separator, header=None if best.has_header else best.numbered)
@@ -200,7 +200,7 @@ def _first_rows(path: str, separator: str) -> _FirstRows:
 
 
 def _one_column_only(path: str, found: _FirstRows) -> UserError:
-    line = found.first[0] if found.readable else ""
+    line = found.first[0]
     others = [name for text, name in _OTHER_SEPARATORS.items() if line.count(text) > 1]
     hint = (f"it seems to be separated by {others[0]}, which preprocessing does not read: replace them by commas or tabs"
             if others else "name the separator with --separator, or give another file")
