@@ -12,7 +12,8 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
 from preprocessing import transform
-from preprocessing.files import replaced_file
+from preprocessing.count_files import CountWriter, read_numbers, read_texts
+from preprocessing.files import write_atomically
 from preprocessing.findings import Findings, check_labelled, check_rejected, check_rows, read_findings
 from preprocessing.job import Job
 from preprocessing.rows import Rows
@@ -29,71 +30,53 @@ from preprocessing.schema import (
 )
 from preprocessing.sources import Descriptor
 from preprocessing.splits import TRAIN
-from preprocessing.statistics import Accumulator, Buckets, FieldCounts, Vocabulary, count_features
+from preprocessing.statistics import Buckets, Vocabulary, count_features
 from preprocessing.vocabulary_files import read_values, vocabulary_path, write_values
 from preprocessing.worker import FileWorker, run_phase
 
 
 class _CountTraining(FileWorker):
-    """Descriptor -> (owner of table rows, counts of its values in the descriptor's training rows), for each of `owners`."""
+    """Descriptor -> (owner of table rows, file with counts of its values in the training rows), for each of `owners`."""
 
     def __init__(self, schema: Schema, work: Path, owners: frozenset[str]):
         super().__init__(schema, work)
         self._owners = owners
 
-    def process(self, descriptor: Descriptor) -> Iterable[tuple[str, FieldCounts]]:
-        accumulators: dict[str, Accumulator] = {}
+    def process(self, descriptor: Descriptor) -> Iterable[tuple[str, str]]:
+        counts = CountWriter(self._work / "counts", descriptor.name)
 
         def count(batches: Iterable[Rows], found: Findings) -> None:
             for rows in batches:
                 training = rows.take(rows.split == TRAIN)
                 if len(training):
-                    for owner, counts in count_features(training.features, self._schema).items():
-                        if owner in self._owners:
-                            accumulators.setdefault(owner, Accumulator()).add(counts)
+                    counts.add(count_features(training.features, self._schema, self._owners))
+            counts.flush()
 
         self.read(descriptor, count)
-        for owner, accumulator in accumulators.items():
-            yield owner, accumulator.total()
-
-
-class _MergeCounts(beam.CombineFn):
-    """Adds up the counts of one owner."""
-
-    def create_accumulator(self) -> list[FieldCounts]:
-        return []
-
-    def add_input(self, accumulator: list[FieldCounts], counts: FieldCounts) -> list[FieldCounts]:
-        return self.merge_accumulators([accumulator, [counts]])
-
-    def merge_accumulators(self, accumulators: Iterable[list[FieldCounts]]) -> list[FieldCounts]:
-        parts = [part for accumulator in accumulators for part in accumulator]
-        return [type(parts[0]).merge(parts)] if len(parts) > 1 else parts
-
-    def extract_output(self, accumulator: list[FieldCounts]) -> FieldCounts:
-        return accumulator[0]
+        for owner, paths in counts.files.items():
+            for path in paths:
+                yield owner, str(path)
 
 
 class _WriteLearnt(beam.DoFn):
-    """(Owner of table rows, its counts) -> files: its vocabulary or its buckets, and what is told of them."""
+    """(Owner of table rows, files with its counts) -> files: its vocabulary or its buckets, and what is told of them."""
 
     def __init__(self, schema: Schema, folder: Path, work: Path, earlier: Path | None):
         self._fields = {field.name: field for field in schema.owners}
-        self._missing, self._folder, self._work, self._earlier = schema.missing, folder, work, earlier
+        self._folder, self._work, self._earlier = folder, work, earlier
 
-    def process(self, element: tuple[str, FieldCounts]) -> None:
-        owner, counts = element
-        field = self._fields[owner]
+    def process(self, element: tuple[str, Iterable[str]]) -> None:
+        owner, files = element
+        field, paths = self._fields[owner], [Path(file) for file in sorted(files)]
         if isinstance(field, NumericField):
-            buckets = Buckets.build(counts, field)
+            buckets = Buckets.build(read_numbers(paths, owner), field)
             learnt = {"statistics": buckets.report(), "scale": asdict(transform.Scale.of(buckets))}
         else:
             kept = read_values(vocabulary_path(self._earlier, field)) if self._earlier else None
-            vocabulary = Vocabulary.build(counts, field, self._missing, kept)
+            vocabulary = Vocabulary.build(read_texts(paths, owner), field, kept)
             write_values(vocabulary_path(self._folder, field), vocabulary.values)
             learnt = {"statistics": vocabulary.report()}
-        with replaced_file(self._work / "learnt" / f"{owner}.json") as path:
-            path.write_text(json.dumps(learnt), encoding="utf-8")
+        write_atomically(self._work / "learnt" / f"{owner}.json", json.dumps(learnt))
 
 
 def analyse(job: Job, folder: Path, work: Path, options: PipelineOptions, console: Console) -> dict[str, dict]:
@@ -128,9 +111,10 @@ def _count(job: Job, owners: Sequence[TableField], folder: Path, work: Path, opt
            console: Console) -> tuple[list[Findings], dict[str, dict]]:
     training = tuple(one for one in job.descriptors if one.split in (None, SPLITS[TRAIN]))
     names = frozenset(owner.name for owner in owners)
+    (work / "learnt").mkdir(parents=True)
     run_phase("analysing", training, options, work, console, lambda files: files
               | "Count" >> beam.ParDo(_CountTraining(job.schema, work, names))
-              | "Merge" >> beam.CombinePerKey(_MergeCounts())
+              | "OfOneOwner" >> beam.GroupByKey()
               | "WriteLearnt" >> beam.ParDo(_WriteLearnt(job.schema, folder, work, job.transform_from)))
     paths = (work / "learnt" / f"{owner.name}.json" for owner in owners)
     return read_findings(work, training), {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()}

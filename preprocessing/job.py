@@ -19,6 +19,7 @@ class Job:
       max_rejected_share: above this share of malformed rows the run fails.
       command: the command line, for the manifest.
       transform_from: a finished data folder whose vocabularies, buckets and side tables are used instead of learnt.
+      tables_from: folder to which the paths of side tables are relative.
       grow: append new values behind those of `transform_from`.
     """
 
@@ -29,6 +30,7 @@ class Job:
     max_rejected_share: float = 0.01
     overwrite: bool = False
     command: tuple[str, ...] = ()
+    tables_from: Path = Path()
     transform_from: Path | None = None
     grow: bool = False
 

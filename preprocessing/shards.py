@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import zlib
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -10,66 +11,73 @@ import pyarrow as pa
 import tensorflow as tf
 
 from preprocessing.files import replaced_file
+from preprocessing.framing import framed
 from preprocessing.rows import Rows
-from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW
+from preprocessing.schema import SPLITS
 from preprocessing.sources import Descriptor, Rejection
 from preprocessing.splits import VALID
 
 REJECTED = "rejected"
+_GZIP = 31  # zlib's number for gzip with the largest window; it writes no time, so equal rows are equal bytes
 
 
 class Shards:
     """The shards of a descriptor, one a split that its rows may belong to. Use as a context manager.
 
-    A shard gets its name when the block ends without an error.
+    A shard gets its name when the block ends without an error; then `files` describes it, by split.
     """
 
-    def __init__(self, folder: Path, descriptor: Descriptor, compression: str, fields: int):
+    def __init__(self, folder: Path, descriptor: Descriptor, compression: str):
         self._folder, self._descriptor, self._compression = folder, descriptor, compression
         self._stack = ExitStack()
-        self._writers: dict[int, tf.io.TFRecordWriter] = {}
-        self._temporary: dict[int, Path] = {}
-        self.missing = np.zeros([len(SPLITS), fields], np.int64)
-        self.unknown = np.zeros([len(SPLITS), fields], np.int64)
+        self._shards: dict[int, _Shard] = {}
         self.files: dict[str, dict] = {}
 
     def __enter__(self) -> None:
         for split, name in enumerate(SPLITS):
             if self._descriptor.split in (None, name):
                 temporary = self._stack.enter_context(replaced_file(self._folder / self._relative(name)))
-                self._temporary[split] = temporary
-                options = tf.io.TFRecordOptions(compression_type=self._compression)
-                self._writers[split] = self._stack.enter_context(tf.io.TFRecordWriter(str(temporary), options))
-                self.files[name] = {"path": self._relative(name), "rows": 0}
+                self._shards[split] = _Shard(temporary, self._compression)
 
     def __exit__(self, *error) -> None:
-        for split, writer in self._writers.items():
-            writer.close()
-            path = self._temporary[split]
-            self.files[SPLITS[split]] |= {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for split, shard in self._shards.items():
+            shard.close()
+            name = SPLITS[split]
+            self.files[name] = {"path": self._relative(name), "rows": shard.rows, "bytes": shard.bytes, "sha256": shard.sha256.hexdigest()}
         self._stack.__exit__(*error)
 
     def _relative(self, split: str) -> str:
         one = self._descriptor
         return f"{split}/part-{one.index:05d}-of-{one.total:05d}.tfrecord{'.gz' if self._compression else ''}"
 
-    def write(self, split: np.ndarray, ids: np.ndarray, records: pa.Array) -> None:
-        """Writes serialized records [rows] to the shards of their splits, int8 [rows]; counts ids [rows, F] 0 and 1."""
-        for code, writer in self._writers.items():
-            mask = split == code
-            self.missing[code] += (ids[mask] == MISSING_ROW).sum(axis=0)
-            self.unknown[code] += (ids[mask] == UNKNOWN_ROW).sum(axis=0)
-            self.files[SPLITS[code]]["rows"] += int(mask.sum())
-            for record in records.filter(pa.array(mask)).to_pylist():
-                writer.write(record)
+    def write(self, split: np.ndarray, records: pa.Array) -> None:
+        """Writes serialized records [rows] to the shards of their splits, int8 [rows]."""
+        for code, shard in self._shards.items():
+            shard.write(records.filter(pa.array(split == code)))
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+class _Shard:
+    """A TFRecord file that knows its rows, bytes and checksum."""
+
+    def __init__(self, path: Path, compression: str):
+        self._file = path.open("wb")
+        self._compressor = zlib.compressobj(wbits=_GZIP) if compression else None
+        self.rows, self.bytes, self.sha256 = 0, 0, hashlib.sha256()
+
+    def write(self, records: pa.Array) -> None:
+        self.rows += len(records)
+        data = framed(records)
+        self._put(self._compressor.compress(data) if self._compressor else data)
+
+    def close(self) -> None:
+        if self._compressor:
+            self._put(self._compressor.flush())
+        self._file.close()
+
+    def _put(self, data: bytes | pa.Buffer) -> None:
+        self._file.write(data)
+        self.sha256.update(data)
+        self.bytes += len(data)
 
 
 class Samples:

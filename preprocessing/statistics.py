@@ -4,7 +4,7 @@ A summary of rows A and B together equals the sum of their summaries exactly (al
 buckets, means and deviations do not depend on how the rows were dealt out to files and workers.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
@@ -124,8 +124,12 @@ class Accumulator:
 
     def add(self, part: FieldCounts) -> None:
         self._parts.append(part)
-        if sum(part.size for part in self._parts) > self._limit:
+        if self.size > self._limit:
             self._limit = max(self._limit, 2 * self.total().size)
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self._parts)
 
     def total(self) -> FieldCounts:
         """Everything added so far. At least one part must have been added."""
@@ -170,24 +174,29 @@ class Vocabulary:
     distinct: int
 
     @classmethod
-    def build(cls, counts: ValueCounts, field: NamedField, kept: pa.Array | None = None) -> "Vocabulary":
+    def build(cls, counts: Iterable[ValueCounts], field: NamedField, kept: pa.Array | None = None) -> "Vocabulary":
         """Chooses values by `min_count` and `max_size`, and puts them behind those `kept` from an earlier vocabulary.
 
         A text with a line end in it cannot stand in a vocabulary file, so it trains the unknown row.
+
+        Args:
+          counts: one part after another, each text in one part only; a part is needed only until the next.
         """
         kept = pa.array([], pa.large_string()) if kept is None else kept.cast(pa.large_string())
-        seen, values = counts.table, counts.table["value"].combine_chunks()
-        eligible = pc.and_(pc.greater_equal(seen["count"], field.min_count),
-                           pc.invert(pc.match_substring_regex(values, r"[\r\n]")))
-        new = seen.filter(pc.and_(eligible, pc.invert(pc.is_in(values, value_set=kept))))
-        new = new.sort_by([("count", "descending"), ("value", "ascending")])
+        new, counts_of_kept, missing, distinct, seen = [], np.zeros(len(kept), np.int64), 0, 0, 0
+        for part in counts:
+            values = part.table["value"].combine_chunks()
+            missing, distinct, seen = missing + part.missing, distinct + len(values), seen + (pc.sum(part.table["count"]).as_py() or 0)
+            eligible = pc.and_(pc.greater_equal(part.table["count"], field.min_count),
+                               pc.invert(pc.match_substring_regex(values, r"[\r\n]")))
+            new.append(part.table.filter(pc.and_(eligible, pc.invert(pc.is_in(values, value_set=kept)))))
+            counts_of_kept += pc.fill_null(part.table["count"].take(pc.index_in(kept, value_set=values)), 0).to_numpy()
+        chosen = pa.concat_tables(new).sort_by([("count", "descending"), ("value", "ascending")])
         if field.max_size is not None:
-            new = new.slice(0, max(0, field.max_size - len(kept)))
-        kept_counts = pc.fill_null(seen["count"].take(pc.index_in(kept, value_set=values)), 0)
-        frequencies = np.concatenate([kept_counts.to_numpy(), new["count"].to_numpy()])
-        unknown = int(pc.sum(seen["count"]).as_py() or 0) - int(frequencies.sum())
-        return cls(pa.concat_arrays([kept, new["value"].combine_chunks()]),
-                   np.array([counts.missing, unknown, *frequencies], np.int64), len(seen))
+            chosen = chosen.slice(0, max(0, field.max_size - len(kept)))
+        frequencies = np.concatenate([counts_of_kept, chosen["count"].to_numpy()])
+        return cls(pa.concat_arrays([kept, *chosen["value"].chunks]),
+                   np.array([missing, seen - int(frequencies.sum()), *frequencies], np.int64), distinct)
 
     def report(self) -> dict:
         total = int(self.frequencies.sum())

@@ -113,11 +113,12 @@ def _main(argv: Sequence[str]) -> int:
     if flags.compare:
         return drift.run(flags.compare, flags.input, flags.schema, flags.report, beam_flags, _console())
     schema = _schema(flags)
-    descriptors = find_files(flags.input, schema)
+    descriptors = find_files(flags.input, schema, labelled=not flags.transform_from)
     job = Job(
         schema=schema, descriptors=tuple(descriptors), output=flags.output, overwrite=flags.overwrite,
         compression="GZIP" if flags.compression == "gzip" else "", max_rejected_share=flags.max_rejected_share,
         command=("python", "-m", "preprocessing.task", *argv), transform_from=flags.transform_from, grow=flags.grow_vocabulary,
+        tables_from=flags.schema.parent if flags.schema else Path(flags.input[0]),
     )
     console = _console()
     if not flags.overwrite and is_finished(flags.output, job.fingerprint):

@@ -53,7 +53,7 @@ def test_the_folder_holds_what_the_architecture_names(data_dir):
     names = {path.name for path in data_dir.iterdir()}
     assert names == {
         "schema.yaml", "transform_fn", "transformed_metadata", "metadata", "vocabularies", "buckets.json",
-        "frequencies.npy", "statistics.json", "train", "valid", "test", "samples", "rejected", "manifest.json",
+        "frequencies.npy", "tally.npz", "statistics.json", "train", "valid", "test", "samples", "rejected", "manifest.json",
     }
     assert not list(data_dir.rglob(".*"))
     assert not list(data_dir.parent.glob(".data.*"))
@@ -293,7 +293,7 @@ def test_a_truncated_file(one_file, capsys, tmp_path):
 
 
 def test_an_unknown_kind_and_an_unknown_key(one_file, capsys):
-    assert "'vector'" in failed(capsys, *one_file(GOOD, fields=[{"name": "item", "kind": "vector"}]))
+    assert "'picture'" in failed(capsys, *one_file(GOOD, fields=[{"name": "item", "kind": "picture"}]))
     assert "spilt" in failed(capsys, *one_file(GOOD, spilt=1))
 
 
@@ -305,9 +305,13 @@ def test_a_flag_that_nobody_knows(one_file, capsys):
 def test_a_finished_folder_is_kept_unless_told_otherwise(work, data_dir, capsys):
     output = work / "kept"
     shutil.copytree(data_dir, output)
+    schema = write_schema(work / "other.yaml", name="other")
+    assert "is a finished data folder, made from other files" in failed(
+        capsys, "--input", work / "log" / "log-*", "--schema", schema, "--output", output)
     arguments = ("--input", work / "log" / "log-*", "--schema", work / "schema.yaml", "--output", output)
     before = (output / "manifest.json").stat().st_mtime_ns
-    assert "is a finished data folder, made from other files" in failed(capsys, *arguments)
+    assert preprocess(*arguments) == 0
+    assert "nothing to do" in " ".join(capsys.readouterr().out.split())
     assert (output / "manifest.json").stat().st_mtime_ns == before
     (output / "statistics.json").write_text("old")
     assert preprocess(*arguments, "--overwrite") == 0
@@ -348,8 +352,8 @@ def test_a_killed_run_leaves_nothing_whole_and_the_next_one_cleans_up(work, data
 def test_a_folder_set_aside_by_a_killed_replacement_comes_back(data_dir, tmp_path, capsys):
     aside = tmp_path / ".data.replaced-x"
     shutil.copytree(data_dir, aside)
-    message = failed(capsys, "--input", data_dir.parent / "log" / "log-*", "--schema", data_dir.parent / "schema.yaml",
-                     "--output", tmp_path / "data")
+    schema = write_schema(tmp_path / "other.yaml", name="other")
+    message = failed(capsys, "--input", data_dir.parent / "log" / "log-*", "--schema", schema, "--output", tmp_path / "data")
     assert "is a finished data folder, made from other files" in message
     assert checksums(tmp_path / "data") == checksums(data_dir) and not aside.exists()
 
