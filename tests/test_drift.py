@@ -1,14 +1,22 @@
 """Comparing a new log with a data folder: distances, limits, words, and the whole command."""
 
+import io
+import json
 import math
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from preprocessing.drift import measures
+from preprocessing.drift import measures, report
 from preprocessing.drift.comparison import LOG, compare
+from preprocessing.drift.new_values import FrequentTexts, unknown_texts
 from preprocessing.drift.profile import FieldProfile, LogProfile
+from preprocessing.drift.wording import Comparison
+from preprocessing.encoded import Encoded
 from preprocessing.errors import UserError
+from preprocessing.rows import Rows
 from preprocessing.schema import parse_schema
 
 
@@ -107,7 +115,7 @@ def test_every_measure_of_every_kind_of_field_once():
         (LOG, "rejected_share"), (LOG, "unlabelled_share"), (LOG, "label_rate"),
         ("item", "new_share"), ("item", "missing_share"), ("item", "infinity_norm"),
         ("price", "missing_share"), ("price", "jensen_shannon_divergence"),
-        ("seen", "new_share"), ("seen", "missing_share"), ("seen", "infinity_norm"), ("seen", "jensen_shannon_divergence"),
+        ("seen", "new_share"), ("seen", "missing_share"), ("seen", "infinity_norm"), ("seen", "length_divergence"),
         ("city", "missing_share"), ("city", "infinity_norm"),
         ("picture", "missing_share"),
     }
@@ -126,7 +134,7 @@ def test_the_same_distribution_passes():
     ({"fields": {"item": FieldProfile(10_000, 0, 10_000, unknown=2000)}}, ("item", "new_share")),
     ({"fields": {"price": FieldProfile(10_000, 0, 10_000)}}, ("price", "missing_share")),
     ({"fields": {"picture": FieldProfile(10_000, 1000, 9000)}}, ("picture", "missing_share")),
-    ({"fields": {"seen": FieldProfile(10_000, 5000, 5000, lengths=counts(5000, 5000, 0, 0))}}, ("seen", "jensen_shannon_divergence")),
+    ({"fields": {"seen": FieldProfile(10_000, 5000, 5000, lengths=counts(5000, 5000, 0, 0))}}, ("seen", "length_divergence")),
     ({"frequencies": {"item": counts(0, 100, 8000, 2000)}}, ("item", "infinity_norm")),
     ({"frequencies": {"price": counts(1000, 0, 500, 8500)}}, ("price", "jensen_shannon_divergence")),
     ({"frequencies": {"city": counts(0, 0, 5000, 0, 2500, 2500)}}, ("city", "infinity_norm")),
@@ -192,3 +200,132 @@ def test_limits_that_make_no_sense_are_refused(drift, message):
 def test_limits_survive_the_resolved_schema():
     limits = schema(label_rate=0.5, fields={"item": {"new_share": 0.3}}).drift
     assert (limits.of("new_share", "item"), limits.of("new_share", "seen"), limits.label_rate) == (0.3, 0.1, 0.5)
+
+
+# ---- Counting ----
+
+
+def frequent(*batches: list[str]) -> FrequentTexts:
+    texts = FrequentTexts()
+    for batch in batches:
+        texts.add(pa.array(batch))
+    return texts
+
+
+def test_the_most_frequent_new_values():
+    texts = frequent(["b", "a", "b"], ["c", "a", "b", "x" * 300])
+    assert texts.top(3) == [("b", 3), ("a", 2), ("c", 1)]
+    assert texts.top(9)[3] == ("x" * 200, 1)
+    texts.merge(frequent(["c", "c", "c"]))
+    assert texts.top(1) == [("c", 4)]
+
+
+def test_new_values_in_bounded_memory_are_counted_from_below():
+    many = frequent(["often"] * 50, [f"once {number}" for number in range(1000)])
+    assert many.top(2000) == [("often", 49)]
+
+
+def test_the_texts_of_unknown_ids():
+    resolved = schema().resolve({"item": 3, "price": 4, "city": 6})
+    seen = pa.ListArray.from_arrays([0, 4, 4, 6], pa.array(["A", "x", "y", "A", "z", "A"]).dictionary_encode())
+    rows = Rows(features={"item": pa.array(["A", "x", None]).dictionary_encode(), "price": np.zeros(3, np.float32), "seen": seen,
+                          "city": pa.array(["c", "d", "e"]).dictionary_encode(), "picture": np.zeros((3, 2), np.float32)},
+                label=np.zeros(3, np.int64), split=np.zeros(3, np.int8), group=None, timestamp=None, key=None, weight=None,
+                rejections=[], bytes_read=0)
+    # Of "seen" (max_length 3) the last three stay; item and seen know only A.
+    encoded = Encoded(ids=np.array([[2, 2, 2], [1, 2, 3], [0, 2, 4]]), values=np.zeros((3, 1), np.float32),
+                      lists={"seen": (np.array([1, 1, 2, 1, 2]), np.array([3, 0, 2]))}, uncut_lengths={}, vectors={}, vector_rows={})
+    found = {name: texts.to_pylist() for name, texts in unknown_texts(rows, encoded, resolved).items()}
+    assert found == {"item": ["x"], "seen": ["x", "y", "z"]}
+
+
+# ---- The report ----
+
+ODD = "A$_{|`\xe4"  # neither a formula to matplotlib nor the end of a cell to Markdown
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    (tmp_path / "vocabularies").mkdir()
+    (tmp_path / "vocabularies" / "item.txt").write_text(f"{ODD}\nB\n", encoding="utf-8")
+    price = {"boundaries": [10.0], "mean": 9.0, "standard_deviation": 1.0}
+    (tmp_path / "buckets.json").write_text(json.dumps({"price": price}))
+    return tmp_path
+
+
+def comparison(data_dir, new: LogProfile, **drift) -> Comparison:
+    return Comparison(data_dir, schema(**drift), log(), log(1000), new, differences(new, **drift))
+
+
+def drifted() -> LogProfile:
+    fields = {
+        "item": FieldProfile(10_000, 0, 10_000, unknown=5000, new_values=(("x|y", 4000), ("z", 10))),
+        "seen": FieldProfile(10_000, 5000, 5000, lengths=counts(5000, 5000, 0, 0)),
+    }
+    frequencies = {"item": counts(0, 5000, 5000, 0), "price": counts(1000, 0, 0, 9000)}
+    return log(fields=fields, frequencies=frequencies, rejected=300, read=10_300, days=("2026-01-01", "2026-01-02"),
+               reasons={"price is not a number (first: new.csv, line 7)": 300})
+
+
+def printed(one: Comparison) -> str:
+    console = Console(width=140, file=io.StringIO())
+    report.print_comparison(console, one)
+    return console.file.getvalue()
+
+
+def test_each_difference_in_words(data_dir):
+    one = comparison(data_dir, drifted())
+    words = {(found.subject, found.measure): one.meaning(found) for found in one.exceeded}
+    assert words == {
+        ("item", "new_share"): "50.0% of the values are not in the vocabulary, in the validation split 1.0%. Most frequent new "
+                               "ones: `x/y` (40.0%), `z` (0.1%).",
+        ("item", "infinity_norm"): "The value `B` makes up 0.0% of the values, before 49.5%; no other moved as much.",
+        ("price", "jensen_shannon_divergence"): "The median went from below 10 to 10 or more. What moved most: below 10, from 50.0% "
+                                                "to 0.0%.",
+        ("seen", "length_divergence"): "The median went from length 2 to length 1. What moved most: length 1, from 0.0% "
+                                               "to 100.0%.",
+        (LOG, "rejected_share"): "2.9% of the rows cannot be read, before 0.0%. Most frequent: 300 x price is not a number (first: "
+                                 "new.csv, line 7).",
+    }
+    assert all(one.advice(found) for found in one.differences)
+
+
+def test_the_console_shows_the_worst_first(data_dir):
+    text = printed(comparison(data_dir, drifted()))
+    assert "5 of 15 differences exceed their limits, first of all seen: length of lists." in text
+    lines = [line for line in text.splitlines() if "│" in line]
+    worst = next(place for place, line in enumerate(lines) if "length of lists" in line)
+    assert worst < next(place for place, line in enumerate(lines) if "new values" in line)
+    assert "2026-01-01 to 2026-01-02" in text
+
+
+def test_the_console_says_what_a_small_log_cannot_show(data_dir):
+    text = printed(comparison(data_dir, log(40, positives=0, unlabelled=40), unlabelled_share=2))
+    assert "0 of 14 differences exceed their limits." in text
+    assert "only 40 rows (few: below 2,000): a share near one half must change by about 31.6%" in text
+    assert "No row of the new log has a label, so the click rate is not compared." in text
+    text = printed(comparison(data_dir, log(40, positives=8)))
+    assert "1 more are beyond their limits, but may be chance in a log of this size." in text
+
+
+def test_the_report_is_written_whole(data_dir, tmp_path):
+    folder = tmp_path / "report"
+    one = comparison(data_dir, drifted())
+    report.write_report(folder, one, ["new.csv"])
+    assert {path.name for path in folder.iterdir()} == {"DRIFT.md", "drift.json", "differences.png", "fields.png"}
+    assert all((folder / name).read_bytes().startswith(b"\x89PNG") for name in ("differences.png", "fields.png"))
+    text = (folder / "DRIFT.md").read_text(encoding="utf-8")
+    assert "New log: `new.csv`." in text and "**Drift.**" in text
+    culprits = [line for line in text.splitlines() if line.startswith("**") and "times the limit" in line]
+    assert [line.split(":")[0] for line in culprits] == ["**seen", "**item", "**item", "**price", f"**{LOG}"]
+    content = json.loads((folder / "drift.json").read_text(encoding="utf-8"))
+    first = content["differences"][0]
+    assert (content["exceeded"], first["subject"], first["exceeded"], first["ratio"]) == (True, "seen", True, pytest.approx(10))
+    assert content["new_values"] == {"item": [{"value": "x|y", "at_least": 4000}, {"value": "z", "at_least": 10}]}
+    assert content["logs"]["new"]["rejected"] == 300
+
+
+def test_a_report_within_the_limits(data_dir, tmp_path):
+    report.write_report(tmp_path / "report", comparison(data_dir, log()), ["new.csv"])
+    text = (tmp_path / "report" / "DRIFT.md").read_text(encoding="utf-8")
+    assert "**Within the limits.** 0 of 15 differences exceed their limits." in text and "what to do" not in text

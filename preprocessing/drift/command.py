@@ -35,7 +35,7 @@ def run(data_dir: Path, inputs: list[str], given: Path | None, report_dir: Path 
       UserError: the comparison failed.
     """
     schema = _schema(data_dir, given)
-    descriptors = find_files(inputs, schema)
+    descriptors = find_files(inputs, schema, labelled=False)
     with _work_folder(report_dir) as work:
         start_tensorflow()
         from preprocessing import runner

@@ -24,7 +24,7 @@ class Difference:
       before, now: the share or rate in the data folder and in the new log; None where only their distance is known.
       size: what the limit holds for.
       z: the difference in standard deviations of what chance makes of it.
-      place: for a distribution, the value or bucket that moved most, counted from 0.
+      place: of a distribution, the value, bucket or length that moved most, counted from 0.
     """
 
     subject: str
@@ -55,13 +55,13 @@ class Difference:
 def compare(schema: Schema, train: LogProfile, valid: LogProfile, new: LogProfile) -> list[Difference]:
     """Compares a new log with the training split; the worst difference first.
 
-    What is new to a vocabulary is compared with the validation split instead: the vocabulary was built from the training
-    rows, so they hold too few unknown values to expect as few of other rows.
+    What is new to a vocabulary is compared with the validation split instead, if it has rows: the vocabulary was built from
+    the training rows, so they hold too few unknown values to expect as few of other rows.
 
     Args:
       schema: with the limits.
       train, valid: of the data folder.
-      new: at least one row.
+      train, new: at least one row.
     """
     found = [*_of_log(schema, train, new)]
     for field in schema.fields:
@@ -93,10 +93,11 @@ def _of_field(schema: Schema, name: str, measured: tuple[str, ...], train: Field
     before, now = train.missing / train.rows, new.missing / new.rows
     z = measures.two_proportion_z(train.missing, train.rows, new.missing, new.rows)
     yield Difference(name, "missing_share", before, now, abs(now - before), limits["missing_share"], z)
-    if "new_share" in measured and valid.values and new.values:
-        yield _increase("new_share", limits["new_share"], (valid.unknown, valid.values), (new.unknown, new.values), name)
+    expected = valid if valid.values else train
+    if "new_share" in measured and expected.values and new.values:
+        yield _increase("new_share", limits["new_share"], (expected.unknown, expected.values), (new.unknown, new.values), name)
     if train.lengths is not None and train.values and new.values:
-        yield _divergence(name, limits["jensen_shannon_divergence"], train.lengths[1:], new.lengths[1:])
+        yield _divergence(name, "length_divergence", limits["length_divergence"], train.lengths[1:], new.lengths[1:])
 
 
 def _of_distribution(schema: Schema, field: TableField, before: np.ndarray, now: np.ndarray) -> Iterator[Difference]:
@@ -106,7 +107,8 @@ def _of_distribution(schema: Schema, field: TableField, before: np.ndarray, now:
     if not all(totals) or not len(before):
         return
     if isinstance(field, NumericField):
-        yield _divergence(field.name, schema.drift.of("jensen_shannon_divergence", field.name), before, now)
+        measure = "jensen_shannon_divergence"
+        yield _divergence(field.name, measure, schema.drift.of(measure, field.name), before, now)
         return
     distance, place = measures.infinity_norm(before, now, *totals)
     z = measures.two_proportion_z(int(before[place]), totals[0], int(now[place]), totals[1])
@@ -114,8 +116,8 @@ def _of_distribution(schema: Schema, field: TableField, before: np.ndarray, now:
     yield Difference(field.name, "infinity_norm", *shares, distance, schema.drift.of("infinity_norm", field.name), z, place)
 
 
-def _divergence(name: str, limit: float, before: np.ndarray, now: np.ndarray) -> Difference:
+def _divergence(name: str, measure: str, limit: float, before: np.ndarray, now: np.ndarray) -> Difference:
     divergence, place = measures.jensen_shannon_divergence(before, now)
     z = measures.homogeneity_z(before, now)
     shares = before[place] / before.sum(), now[place] / now.sum()
-    return Difference(name, "jensen_shannon_divergence", *shares, divergence, limit, z, place)
+    return Difference(name, measure, *shares, divergence, limit, z, place)

@@ -108,6 +108,8 @@ def read_profiles(data_dir: Path, schema: Schema) -> tuple[LogProfile, ...]:
             fields=_fields(tally, schema, split, counted["rows"], {}),
             frequencies=_frequencies(tally, schema) if split == TRAIN else {},
         ))
+    if not profiles[TRAIN].rows:
+        raise UserError(f"data folder {data_dir} has no training rows to compare with: give one that has")
     return tuple(profiles)
 
 

@@ -8,13 +8,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from preprocessing.drift.comparison import Difference
-from preprocessing.drift.wording import Comparison
-from preprocessing.schema import SPECIAL_ROWS, UNKNOWN_ROW
+from preprocessing.drift.wording import DIVERGENCES, Comparison
 
 _DIFFERENCES_SHOWN = 20
 _FIELDS_SHOWN = 6
 _VALUES_SHOWN = 12
-_DISTRIBUTIONS = ("infinity_norm", "jensen_shannon_divergence")
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -37,30 +35,28 @@ def differences(comparison: Comparison) -> Figure:
 
 
 def changed_fields(comparison: Comparison) -> Figure | None:
-    """Before and after, of the fields whose values or numbers moved most; None where no distribution was compared."""
-    frequencies = comparison.new.frequencies
-    moved = [one for one in comparison.differences if one.measure in _DISTRIBUTIONS and one.subject in frequencies]
-    shown = moved[:_FIELDS_SHOWN]
+    """Before and now, of the fields whose values, numbers or lengths moved most; None where none was compared."""
+    shown = [one for one in comparison.differences if one.measure in ("infinity_norm", *DIVERGENCES)][:_FIELDS_SHOWN]
     if not shown:
         return None
-    figure = Figure(figsize=(12, 4 * -(-len(shown) // 2)), layout="constrained")
+    rows = -(-len(shown) // 2)
+    figure = Figure(figsize=(12, 4 * rows), layout="constrained")
     for place, one in enumerate(shown, start=1):
-        _paired_bars(figure.add_subplot(-(-len(shown) // 2), 2, place), comparison, one)
+        _paired_bars(figure.add_subplot(rows, 2, place), comparison, one)
     return figure
 
 
 def _paired_bars(axes: Axes, comparison: Comparison, one: Difference) -> None:
-    shares = [log.frequencies[one.subject] for log in (comparison.train, comparison.new)]
-    shares = [counts[SPECIAL_ROWS:] / counts[UNKNOWN_ROW:].sum() for counts in shares]
-    places = np.arange(len(shares[0]))
+    """All buckets or lengths in order, or the values that moved most."""
+    before, now = comparison.shares(one)
+    places = np.arange(len(before))
     if one.measure == "infinity_norm":
-        places = np.argsort(-np.abs(shares[1] - shares[0]), kind="stable")[:_VALUES_SHOWN]
+        places = np.argsort(-np.abs(now - before), kind="stable")[:_VALUES_SHOWN]
     heights = np.arange(len(places))
-    for share, name, colour, shift in zip(shares, ("training split", "new log"), ("lightgrey", "tab:red"), (-0.2, 0.2), strict=True):
-        axes.barh(heights + shift, share[places], 0.4, label=name, color=colour)
+    axes.barh(heights - 0.2, before[places], 0.4, label="training split", color="lightgrey")
+    axes.barh(heights + 0.2, now[places], 0.4, label="new log", color="tab:red")
     named = slice(None, None, -(-len(places) // _VALUES_SHOWN))
-    names = comparison.values(one.subject, places[named].tolist())
-    axes.set_yticks(heights[named], names, fontsize="x-small", parse_math=False)
+    axes.set_yticks(heights[named], comparison.names(one, places[named].tolist()), fontsize="x-small", parse_math=False)
     axes.invert_yaxis()
-    axes.set(title=f"{one.subject} ({comparison.title(one)})", xlabel="share of the values")
+    axes.set(title=f"{one.subject}: {comparison.title(one)}", xlabel="share")
     axes.legend()

@@ -80,7 +80,7 @@ def _log_rows(comparison: Comparison) -> list[tuple[str, ...]]:
     logs = (comparison.train, comparison.valid, comparison.new)
     return [
         ("rows", *(f"{log.rows:,}" for log in logs)),
-        ("without label", *(percent(log.unlabelled / log.rows) for log in logs)),
+        ("without label", *(percent(log.unlabelled / log.rows) if log.rows else "-" for log in logs)),
         ("click rate", *(percent(log.positives / log.labelled) if log.labelled else "-" for log in logs)),
         ("malformed", *(percent(log.rejected / log.read) for log in logs)),
         ("days (UTC)", *(" to ".join(dict.fromkeys(log.days)) if log.days else "-" for log in logs)),
@@ -124,8 +124,9 @@ _GLOSSARY = f"""\
 - missing: the share of rows without a value (of a list field: without any); up or down (`missing_share`).
 - one value's share: the largest change of any one value's share of the values that are not missing (`infinity_norm`, the
   L-infinity distance).
-- distribution, length of lists: the Jensen-Shannon divergence of the shares of the buckets, or of the lengths of lists
-  that are not empty, with logarithms of base 2: 0 equal, 1 nothing in common (`jensen_shannon_divergence`).
+- distribution: the Jensen-Shannon divergence of the shares of the buckets, with logarithms of base 2: 0 equal, 1 nothing
+  in common (`jensen_shannon_divergence`); length of lists: the same of the lengths of lists that are not empty
+  (`length_divergence`).
 - click rate: its relative change (`label_rate`); rows without label do not count.
 - malformed rows, rows without label: how much larger their share has become (`rejected_share`, `unlabelled_share`).
 - z: the difference in standard deviations of chance. A limit is exceeded only where z is at least {CERTAIN_Z:g}.

@@ -9,7 +9,7 @@ import numpy as np
 
 from preprocessing.drift.comparison import Difference
 from preprocessing.drift.profile import LogProfile
-from preprocessing.schema import SPECIAL_ROWS, AnyField, ListField, Schema
+from preprocessing.schema import SPECIAL_ROWS, UNKNOWN_ROW, AnyField, NumericField, Schema
 from preprocessing.transform import Scale, read_buckets
 from preprocessing.vocabulary_files import read_values, vocabulary_path
 
@@ -23,7 +23,9 @@ _TITLES = {
     "new_share": "new values",
     "infinity_norm": "one value's share",
     "jensen_shannon_divergence": "distribution",
+    "length_divergence": "length of lists",
 }
+DIVERGENCES = ("jensen_shannon_divergence", "length_divergence")
 
 
 def percent(share: float) -> str:
@@ -58,14 +60,12 @@ class Comparison:
 
     def title(self, one: Difference) -> str:
         """What was measured, in two or three words."""
-        is_length = one.measure == "jensen_shannon_divergence" and isinstance(self._field(one), ListField)
-        return "length of lists" if is_length else _TITLES[one.measure]
+        return _TITLES[one.measure]
 
     def change(self, one: Difference) -> str:
         """From what to what, in a few words."""
-        if one.measure == "jensen_shannon_divergence":
-            before, now = (self._middle(one, log) for log in (self.train, self.new))
-            return f"median {before} -> {now}"
+        if one.measure in DIVERGENCES:
+            return "median {} -> {}".format(*self._medians(one))
         return f"{percent(one.before)} -> {percent(one.now)}"
 
     def meaning(self, one: Difference) -> str:
@@ -73,13 +73,23 @@ class Comparison:
         return getattr(self, f"_{one.measure}")(one)
 
     def advice(self, one: Difference) -> str:
+        """What to do about it."""
         return _ADVICE[one.measure]
 
-    def values(self, name: str, places: Iterable[int]) -> list[str]:
-        """What values or buckets of a field, counted from 0, are called; short and in one line."""
-        field = self._fields[name]
-        if name in self._scales:
-            return [_bucket(self._scales[name].boundaries, place) for place in places]
+    def shares(self, one: Difference) -> list[np.ndarray]:
+        """In the training split and in the new log, the shares of the values, buckets or lengths that a distance is of."""
+        if one.measure == "length_divergence":
+            return [counts / counts.sum() for counts in self._counts(one)]
+        totals = (log.frequencies[one.subject][UNKNOWN_ROW:].sum() for log in (self.train, self.new))
+        return [counts / total for counts, total in zip(self._counts(one), totals, strict=True)]
+
+    def names(self, one: Difference, places: Iterable[int]) -> list[str]:
+        """What some of the values, buckets or lengths of `shares` are called; short and in one line."""
+        field = self._fields[one.subject]
+        if one.measure == "length_divergence":
+            return [f"length {1 + place}" for place in places]
+        if isinstance(field, NumericField):
+            return [_bucket(self._scales[field.name].boundaries, place) for place in places]
         if field.hash_buckets:
             return [f"hash bucket {place}" for place in places]
         vocabulary = read_values(vocabulary_path(self.data_dir, field))
@@ -107,26 +117,25 @@ class Comparison:
                 + (f" Most frequent new ones: {examples}." if examples else ""))
 
     def _infinity_norm(self, one: Difference) -> str:
-        return (f"The value `{self.values(one.subject, [one.place])[0]}` makes up {percent(one.now)} of the values, before "
+        return (f"The value `{self.names(one, [one.place])[0]}` makes up {percent(one.now)} of the values, before "
                 f"{percent(one.before)}; no other moved as much.")
 
     def _jensen_shannon_divergence(self, one: Difference) -> str:
-        before, now = (self._middle(one, log) for log in (self.train, self.new))
-        moved = self._step(one, one.place)
+        before, now = self._medians(one)
+        moved = self.names(one, [one.place])[0]
         return f"The median went from {before} to {now}. What moved most: {moved}, from {percent(one.before)} to {percent(one.now)}."
 
-    def _middle(self, one: Difference, log: LogProfile) -> str:
-        """The median, or the bucket in which it lies."""
-        is_list = isinstance(self._field(one), ListField)
-        counts = log.fields[one.subject].lengths[1:] if is_list else log.frequencies[one.subject][SPECIAL_ROWS:]
-        return self._step(one, int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)))
+    _length_divergence = _jensen_shannon_divergence
 
-    def _step(self, one: Difference, place: int) -> str:
-        """A length, or a bucket of numbers."""
-        return f"length {place + 1}" if isinstance(self._field(one), ListField) else self.values(one.subject, [place])[0]
+    def _medians(self, one: Difference) -> list[str]:
+        """The bucket or length at which half is reached, before and now."""
+        places = (int(np.searchsorted(np.cumsum(counts), counts.sum() / 2)) for counts in self._counts(one))
+        return self.names(one, places)
 
-    def _field(self, one: Difference) -> AnyField | None:
-        return self._fields.get(one.subject)
+    def _counts(self, one: Difference) -> list[np.ndarray]:
+        if one.measure == "length_divergence":
+            return [log.fields[one.subject].lengths[1:] for log in (self.train, self.new)]
+        return [log.frequencies[one.subject][SPECIAL_ROWS:] for log in (self.train, self.new)]
 
     @cached_property
     def _fields(self) -> dict[str, AnyField]:
@@ -141,7 +150,7 @@ _ADVICE = {
     "rejected_share": "The rows listed here would be lost to training. Compare the log's format with the schema: a new column, "
                       "another separator or another way to write numbers is the usual cause.",
     "unlabelled_share": "Rows without label cannot teach what is clicked. Check that clicks are joined to the log, and that "
-                        "the log is not read before they are.",
+                        "the log is not read before they are. Of a log that is to have none, set `unlabelled_share: 1`.",
     "label_rate": "Predictions of the model in service will be off by about this factor until it is fine-tuned on the new "
                   "log. First make sure that the clicks are right: late or doubled clicks, a new filter, robots.",
     "missing_share": "To the model a missing value is a value of its own. Check the source of the column: a renamed key, a "
@@ -150,10 +159,12 @@ _ADVICE = {
                  "`--transform_from` and `--grow_vocabulary` and train from the earlier model; if they are old values "
                  "written in another way (upper case, a prefix, 1.0 for 1), correct the log.",
     "infinity_norm": "If the change is real (a campaign, a season, a new client), fine-tune on the new log. If not, look for "
-                     "a default that replaced real values, or for a source that is missing or counted twice.",
+                     "a default that replaced real values, or for a source that is missing or counted twice. A field that "
+                     "follows the calendar, such as the weekday, differs in every log of one day: give it a limit of its own.",
     "jensen_shannon_divergence": "Check the unit first (cents for euros, seconds for days), then defaults such as 0 or -1 that "
                                  "stand for missing. If the change is real, fine-tune on the new log; if it lasts, write the "
                                  "data folder anew, so that the buckets fit.",
+    "length_divergence": "Check the separator first, then the source: a history that starts anew, another limit of its length.",
 }
 
 
@@ -163,7 +174,7 @@ def _bucket(boundaries: tuple[float, ...], place: int) -> str:
     if place == 0:
         return f"below {boundaries[0]:g}"
     if place == len(boundaries):
-        return f"from {boundaries[-1]:g}"
+        return f"{boundaries[-1]:g} or more"
     return f"{boundaries[place - 1]:g} to {boundaries[place]:g}"
 
 
