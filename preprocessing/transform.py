@@ -173,6 +173,7 @@ def make_preprocessing_fn(schema: Schema, data_dir: Path) -> Callable[[dict[str,
     def tracked_table(path: Path) -> tf.lookup.StaticHashTable:
         return tft.make_and_track_object(lambda: _table_of_lines(path), name=f"{path.parent.name}_{path.stem}")
 
+    @tf.autograph.experimental.do_not_convert
     def preprocessing_fn(inputs: dict[str, RawFeature]) -> dict[str, tf.Tensor]:
         graphs = FieldGraphs(schema, data_dir, tracked_table)
         ids, values, outputs = [], [], {}
@@ -185,7 +186,7 @@ def make_preprocessing_fn(schema: Schema, data_dir: Path) -> Callable[[dict[str,
                 values.append(graphs.scaled(field, x))
             elif isinstance(field, ListField):
                 kept = graphs.cut_list(field, graphs.name_ids(field, x.values), x.indices[:, 0], x.dense_shape[0])
-                outputs[field.name] = kept.to_tensor(MISSING_ROW, [None, field.max_length])
+                outputs[field.name] = kept.to_tensor(MISSING_ROW, shape=[None, field.max_length])
             elif field.table:
                 outputs[field.name] = graphs.vector_rows(field, x)
             else:
@@ -233,7 +234,7 @@ class Transformer:
         self._tables: dict[Path, tf.lookup.StaticHashTable] = {}
         self._graphs = FieldGraphs(schema, data_dir, self._table)
         signature = {field.name: _column_spec(field) for field in schema.fields}
-        self._function = tf.function(self._encode, input_signature=[signature])
+        self._function = tf.function(self._encode, input_signature=[signature], autograph=False)
 
     def __call__(self, features: dict[str, pa.Array | np.ndarray]) -> Encoded:
         """Encodes the features of `preprocessing.rows.Rows`."""
