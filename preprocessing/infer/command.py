@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Sequence
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
              "times, split, missing texts, and columns better left out, such as keys and what decides the label")
     group.add_argument("--label", metavar="COLUMN", help="the label's column (default: guessed by name and values)")
     group.add_argument(
-        "--positive", nargs="+", metavar="TEXT", help="the label's texts that mean click; all others mean no click (default: guessed)")
+        "--positive", nargs="+", metavar="TEXT",
+        help="the label's texts that mean click; all others mean no click (default: guessed)")
     group.add_argument(
         "--separator", choices=_SEPARATORS, metavar="{,|tab}", help="between the values of a line of text (default: found out)")
     group.add_argument(
@@ -89,18 +91,29 @@ def infer_schema(output: Path, patterns: Sequence[str], console: Console, label:
     if output.exists() and not overwrite:
         raise UserError(f"--infer_schema {output}: the file exists, and is left alone: choose another name, or add --overwrite")
     sample = take_sample(patterns, separator, sample_rows)
-    profiles = {name: Profile.of(name, column) for name, column in sample.columns}
+    profiles, unreadable = _profiles(sample)
     files_split = _files_split(sample.paths)
     guess = guess_schema(profiles, label, positive, sample.layout.header is None, files_split)
     head = _head(output, sample)
     split, trial = _settle(head, guess, sample)
     command = _next_command(output, patterns, split)
-    text = render(head, guess, split, trial, _opening(sample, trial), command)
+    text = render(head, guess, split, trial, _opening(sample, trial, unreadable), command)
     schema = parse_schema(yaml.safe_load(text), str(output))
     with replaced_file(output) as path:
         path.write_text(text, encoding="utf-8")
     _report(console, output, guess, command)
     return schema
+
+
+def _profiles(sample: Sample) -> tuple[dict[str, Profile], list[str]]:
+    """The profiles of the columns, and why others cannot be read."""
+    profiles, unreadable = {}, []
+    for name, column in sample.columns:
+        try:
+            profiles[name] = Profile.of(name, column)
+        except UserError as error:
+            unreadable.append(str(error))
+    return profiles, unreadable
 
 
 def _settle(head: dict[str, Any], guess: Guess, sample: Sample) -> tuple[SplitGuess, Trial]:
@@ -140,7 +153,8 @@ def _files_split(paths: tuple[str, ...]) -> dict[str, str] | None:
         return None
     patterns = {split: _pattern(names) for split, names in of_split.items()}
     all_names = [path.name for path in folders.pop().iterdir()]
-    exact = all({name for name in all_names if fnmatch(name, patterns[split])} == set(names) for split, names in of_split.items())
+    exact = all(sorted(filter(partial(fnmatch, pat=patterns[split]), all_names)) == sorted(names)
+                for split, names in of_split.items())
     return patterns if exact else None
 
 
@@ -162,16 +176,18 @@ def _next_command(output: Path, patterns: Sequence[str], split: SplitGuess) -> s
 # ---- What people read ----
 
 
-def _opening(sample: Sample, trial: Trial) -> list[str]:
+def _opening(sample: Sample, trial: Trial, unreadable: list[str]) -> list[str]:
     """The paragraphs at the top of the file."""
     rows, files = sample.table.num_rows, len(sample.paths)
-    seen = f"all {rows:,} rows" if sample.complete else f"{rows:,} rows of {sample.files} of {files} file{'s' * (files > 1)}"
-    paragraphs = []
+    some = f"{rows:,} rows of {sample.files} of {files} file{'s' * (files > 1)}"
+    seen = f"all {rows:,} rows" if sample.complete else some
+    paragraphs = list(unreadable)
     if sample.partial:
         paragraphs.append(f"Columns {', '.join(sample.partial)} are not in every file, and were not looked at.")
     if sample.rejections:
         path, first = sample.rejections[0]
-        paragraphs.append(f"{len(sample.rejections):,} rows could not be read; the first: {path}, line {first.line}: {first.reason}.")
+        paragraphs.append(f"{len(sample.rejections):,} rows could not be read; the first: {path}, line {first.line}: "
+                          f"{first.reason}.")
     if trial.rejected:
         reasons = "; ".join(f"{count:,} x {reason}" for reason, count in trial.rejected.most_common(3))
         paragraphs.append(f"{trial.rejected.total():,} rows of the sample would be rejected as malformed: {reasons}.")

@@ -15,8 +15,8 @@ _AUC_OF_A_LEAK = 0.98
 _MIN_COUNTS = ((100, 1), (10_000, 2), (200_000, 5), (float("inf"), 10))
 _MULTIVALUED_LIMIT, _SEQUENCE_LIMIT = 64, 50
 _SURE_SEPARATORS = ("|", ";", "^", "~", "\x01", "\x02", ",")
-_MISSING_TEXTS = ("NULL", "null", "Null", "(null)", "<null>", r"\N", "NaN", "nan", "NAN", "None", "NA", "N/A", "n/a", "#N/A", "<NA>",
-                  "-", "--", "?", "nil", "undefined")
+_MISSING_TEXTS = ("NULL", "null", "Null", "(null)", "<null>", r"\N", "NaN", "nan", "NAN", "None", "NA", "N/A", "n/a", "#N/A",
+                  "<NA>", "-", "--", "?", "nil", "undefined")
 _COUNTRY_LIKE = r"^[A-Z]{2}$"
 _BRACKETED = r"(?s)^\s*[\[{(].*[\]})]\s*$"
 _IDENTIFIER = r"^[A-Za-z]{0,3}[0-9]+$"
@@ -57,7 +57,8 @@ def guess_missing(profiles: Mapping[str, Profile]) -> dict[str, list[str]]:
             suspects += [text for text in strangers if text not in suspects]
     found = {}
     for text in suspects:
-        columns = [name for name, profile in profiles.items() if profile.is_in((text,)).any() and not _is_name(text, profile)]
+        columns = [name for name, profile in profiles.items()
+                   if profile.is_in((text,)).any() and not _is_name(text, profile)]
         if columns:
             found[text] = columns
     return found
@@ -90,12 +91,11 @@ def guess_single(profile: Profile) -> ColumnGuess:
     """A categorical or numeric field."""
     if profile.is_number.all():
         kind, why = _kind_of_numbers(profile)
-        strangers = 0.0
     else:
         strangers = 1 - profile.numeric_share
         mostly_numbers = strangers < 0.001 and len(profile.finite) > FEW and names.means(profile.name) != "code"
-        kind, why = ("numeric", f"{strangers:.2%} of the cells are not numbers: their rows will be rejected") if mostly_numbers else (
-            "categorical", None)
+        kind = "numeric" if mostly_numbers else "categorical"
+        why = f"{strangers:.2%} of the cells are not numbers: their rows will be rejected" if mostly_numbers else None
     guess = ColumnGuess(profile, {"kind": kind}, [why] if why else [])
     if kind == "categorical":
         _limit(guess, profile)
@@ -192,7 +192,8 @@ def guess_several(profile: Profile, cells: CellsOfSeveral, owners: Mapping[str, 
     owner = _owner(profile.name, parts, owners)
     ordered = owner is not None or names.names_sequence(profile.name) or parts.repeats_within_cells
     limit = _SEQUENCE_LIMIT if ordered else _MULTIVALUED_LIMIT
-    guess = ColumnGuess(profile, {"kind": "sequence" if ordered else "multivalued", **cells.entry, "max_length": min(parts.longest, limit)})
+    kind = "sequence" if ordered else "multivalued"
+    guess = ColumnGuess(profile, {"kind": kind, **cells.entry, "max_length": min(parts.longest, limit)})
     guess.notes.append(f"{len(parts.distinct):,} different values, up to {parts.longest} a cell")
     if ordered:
         guess.notes.append("oldest first is assumed; `multivalued` if the order means nothing")

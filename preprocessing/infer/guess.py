@@ -50,7 +50,8 @@ class Guess:
         timestamp = {"column": self.time.column, "unit": self.time.unit} if self.time and self.time.unit else None
         content = {
             "missing": list(self.missing),
-            "label": {"column": self.label.column, "positive": list(self.label.positive), "negative": list(self.label.negative)},
+            "label": {"column": self.label.column, "positive": list(self.label.positive),
+                      "negative": list(self.label.negative)},
             "group": self.group, "timestamp": timestamp, "key": self.key, "split": dict(split.content),
             "fields": [one.entry for one in self.fields],
         }
@@ -110,7 +111,11 @@ def _times(profiles: Mapping[str, Profile]) -> dict[str, TimeGuess]:
 def _main_time(times: Mapping[str, TimeGuess], profiles: Mapping[str, Profile]) -> TimeGuess | None:
     """The column of event time: never missing, with a unit, named like one, with the most different times."""
     usable = [name for name in times if profiles[name].missing_share <= _MISSING_TIMES_ALLOWED and name]
-    best = max(usable, default=None, key=lambda name: (times[name].unit is not None, names.names_time(name), profiles[name].distinct))
+
+    def fitness(name: str) -> tuple:
+        return times[name].unit is not None, names.suspicion(name) is None, names.names_time(name), profiles[name].distinct
+
+    best = max(usable, default=None, key=fitness)
     return times[best] if best else None
 
 
@@ -164,7 +169,9 @@ def _name_fields(columns: Mapping[str, ColumnGuess]) -> None:
     for column, one in columns.items():
         if one.entry is not None:
             named[column] = _free_name(column, taken)
-            taken |= {named[column].lower(), f"{named[column]}_missing".lower()} if one.entry["kind"] == "vector" else {named[column].lower()}
+            taken.add(named[column].lower())
+            if one.entry["kind"] == "vector":
+                taken.add(f"{named[column]}_missing".lower())
     for column, one in columns.items():
         if one.entry is not None:
             place = {"name": named[column]} | ({"column": column} if named[column] != column else {})
@@ -174,7 +181,8 @@ def _name_fields(columns: Mapping[str, ColumnGuess]) -> None:
 
 
 def _free_name(column: str, taken: set[str]) -> str:
-    name = re.sub(r"[^A-Za-z0-9]+", "_", column).strip("_") if not re.fullmatch(r"[A-Za-z]\w*", column, re.ASCII) else column
+    legal = re.fullmatch(r"[A-Za-z]\w*", column, re.ASCII)
+    name = column if legal else re.sub(r"[^A-Za-z0-9]+", "_", column).strip("_")
     if not name[:1].isalpha() or name in RESERVED_NAMES | UNSERVABLE_NAMES:
         name = f"column_{name}".rstrip("_")
     name, number = name[:_MAX_NAME], 2
@@ -224,13 +232,13 @@ def _time_limits(time: TimeGuess) -> tuple[Any, Any] | None:
         limits = [round(_quantile(values, share) / step) * step for share in (1 - _VALID_SHARE - _TEST_SHARE, 1 - _TEST_SHARE)]
         shares = np.diff([0, *np.searchsorted(values, limits), len(values)]) / len(values)
         if (np.abs(shares[1:] - (_VALID_SHARE, _TEST_SHARE)) <= 0.03).all():
-            return _iso(limits[0]), _iso(limits[1])
+            return microseconds_to_iso(limits[0]), microseconds_to_iso(limits[1])
     # Few different times: the nearest ones that leave rows for each split.
     test = int(np.clip(np.searchsorted(distinct, _quantile(values, 1 - _TEST_SHARE)), 2, len(distinct) - 1))
     valid = int(np.clip(np.searchsorted(distinct, _quantile(values, 1 - _VALID_SHARE - _TEST_SHARE)), 1, test - 1))
     found = distinct[valid], distinct[test]
     if dated:
-        return _iso(found[0]), _iso(found[1])
+        return microseconds_to_iso(found[0]), microseconds_to_iso(found[1])
     return tuple(float(limit / 1e6 if time.from_zero else limit) for limit in found)
 
 
@@ -238,5 +246,6 @@ def _quantile(ordered: np.ndarray, share: float) -> float:
     return float(ordered[int(share * len(ordered))])
 
 
-def _iso(microseconds: float) -> str:
+def microseconds_to_iso(microseconds: float) -> str:
+    """Microseconds since 1970 as a date and time of UTC."""
     return str(np.datetime64(int(microseconds), "us")).removesuffix(".000000") + "Z"

@@ -2,40 +2,67 @@
 
 import re
 
-_USERS = ("user", "userid", "uid", "usr", "usrid", "useridx", "userhash", "userpseudoid", "member", "memberid", "visitor", "visitorid",
-          "customerid", "account", "accountid", "reviewerid", "clientid", "cookie", "cookieid", "deviceid", "msno", "session",
-          "sessionid")
-_KEYS = ("id", "key", "rowid", "rowkey", "index", "rowindex", "impressionid", "requestid", "eventid", "logid", "recordid", "exampleid",
-         "sampleid", "uuid", "guid", "traceid", "unnamed0")
-_LABELS = ("label", "click", "clicked", "isclick", "isclicked", "clk", "target", "y", "clicklabel")
-_OTHER_OUTCOMES = ("conversion", "converted", "isconverted", "isconversion", "purchase", "purchased", "ispurchase", "ispurchased", "buy",
-                   "isbuy", "install", "installed", "isinstall", "islike", "isfollow", "iscomment", "isforward", "ishate", "longview",
-                   "isviewed", "ordered", "isorder")
-_SPLITS = ("split", "set", "fold", "subset", "partition", "dataset", "phase")
-_WEIGHTS = ("sampleweight", "rowweight", "importanceweight", "exampleweight", "instanceweight")
+_USERS = (
+    "user", "userid", "uid", "usr", "usrid", "useridx", "userhash", "userpseudoid", "member", "memberid", "visitor",
+    "visitorid", "customerid", "account", "accountid", "reviewerid", "clientid", "cookie", "cookieid", "deviceid",
+    "msno", "session", "sessionid",
+)
+_KEYS = (
+    "id", "key", "rowid", "rowkey", "index", "rowindex", "impressionid", "requestid", "eventid", "logid",
+    "recordid", "exampleid", "sampleid", "uuid", "guid", "traceid", "unnamed0",
+)
+_LABELS = (
+    "label", "click", "clicked", "isclick", "isclicked", "clk", "target", "y", "clicklabel",
+)
+_OTHER_OUTCOMES = (
+    "conversion", "converted", "isconverted", "isconversion", "purchase", "purchased", "ispurchase", "ispurchased",
+    "buy", "isbuy", "install", "installed", "isinstall", "islike", "isfollow", "iscomment", "isforward", "ishate",
+    "longview", "isviewed", "ordered", "isorder",
+)
+_SPLITS = (
+    "split", "set", "fold", "subset", "partition", "dataset", "phase",
+)
+_WEIGHTS = (
+    "sampleweight", "rowweight", "importanceweight", "exampleweight", "instanceweight",
+)
 
-_TIME_WORDS = frozenset({"time", "timestamp", "ts", "stamp", "date", "datetime", "dt", "day", "hour", "event", "log", "request",
-                         "impression", "server", "utc", "epoch", "unix", "at", "created", "ms", "sec", "s", "local", "click", "show"})
-_CLOCKS = frozenset({"time", "timestamp", "ts", "stamp", "date", "datetime", "dt", "epoch", "day", "hour", "created", "timems"})
-_PREDICTION_WORDS = frozenset({"probability", "prob", "proba", "propensity", "pscore", "pctr", "pcvr", "prediction",
-                               "predicted", "pred"})
-_OUTCOME_WORDS = frozenset({"click", "clicks", "clicked", "clk", "conversion", "conversions", "converted", "purchased", "reward", "dwell",
-                            "outcome", "label"})
-_HISTORY_WORDS = frozenset({"history", "hist", "past", "prev", "previous", "last", "recent", "avg", "average", "mean", "count", "cnt",
-                            "num", "total", "sum", "days", "d", "h", "w", "7d", "30d", "since", "before", "ago", "seq", "sequence",
-                            "list", "lifetime", "historical", "prior"})
-_CODE_WORDS = frozenset({"id", "ids", "uid", "code", "key", "hash", "zip", "zip3", "zipcode", "postcode", "postal", "cat", "cate", "category", "type",
-                         "class", "model", "version", "brand", "ip", "gender", "sex", "country", "city", "region", "state", "weekday",
-                         "dow", "hour", "month", "week", "position", "pos", "slot", "campaign", "channel", "site", "app",
-                         "domain", "device", "os", "browser", "tag", "level", "flag", "is", "has", "segment", "group", "user", "item",
-                         "occupation", "cluster", "advertiser", "publisher", "language", "lang"})
-_AMOUNT_WORDS = frozenset({"price", "cost", "amount", "count", "cnt", "num", "number", "total", "sum", "avg", "average", "mean", "min",
-                           "max", "std", "rate", "ratio", "ctr", "cvr", "score", "age", "days", "hours", "minutes", "seconds",
-                           "duration", "length", "len", "size", "width", "height", "distance", "views", "visits", "impressions",
-                           "clicks", "income", "salary", "balance", "budget", "bid", "freq", "frequency", "since", "ago", "delta",
-                           "diff", "percent", "pct", "discount", "revenue", "temperature", "year", "rank"})
-_SEQUENCE_WORDS = frozenset({"history", "hist", "seq", "sequence", "recent", "last", "clicked", "viewed", "browsed", "behavior",
-                             "behaviour", "past", "previous", "visited", "watched", "bought"})
+_TIME_WORDS = frozenset({
+    "time", "timestamp", "ts", "stamp", "date", "datetime", "dt", "day", "hour", "event", "log", "request",
+    "impression", "server", "utc", "epoch", "unix", "at", "created", "ms", "sec", "s", "local", "click", "show",
+})
+_CLOCKS = frozenset({
+    "time", "timestamp", "ts", "stamp", "date", "datetime", "dt", "epoch", "day", "hour", "created",
+})
+_PREDICTION_WORDS = frozenset({
+    "probability", "prob", "proba", "propensity", "pscore", "pctr", "pcvr", "prediction", "predicted", "pred",
+})
+_OUTCOME_WORDS = frozenset({
+    "click", "clicks", "clicked", "clk", "conversion", "conversions", "converted", "purchased", "reward", "dwell",
+    "outcome", "label",
+})
+_HISTORY_WORDS = frozenset({
+    "history", "hist", "past", "prev", "previous", "last", "recent", "avg", "average", "mean", "count", "cnt",
+    "num", "total", "sum", "days", "d", "h", "w", "since", "before", "ago", "seq", "sequence", "list",
+    "lifetime", "historical", "prior",
+})
+_CODE_WORDS = frozenset({
+    "id", "ids", "uid", "code", "key", "hash", "zip", "zipcode", "postcode", "postal", "cat", "cate",
+    "category", "type", "class", "model", "version", "brand", "ip", "gender", "sex", "country", "city", "region",
+    "state", "weekday", "dow", "hour", "month", "week", "position", "pos", "slot", "campaign", "channel", "site",
+    "app", "domain", "device", "os", "browser", "tag", "level", "flag", "is", "has", "segment", "group", "user",
+    "item", "occupation", "cluster", "advertiser", "publisher", "language", "lang",
+})
+_AMOUNT_WORDS = frozenset({
+    "price", "cost", "amount", "count", "cnt", "num", "number", "total", "sum", "avg", "average", "mean", "min",
+    "max", "std", "rate", "ratio", "ctr", "cvr", "score", "age", "days", "hours", "minutes", "seconds", "duration",
+    "length", "len", "size", "width", "height", "distance", "views", "visits", "impressions", "clicks", "income",
+    "salary", "balance", "budget", "bid", "freq", "frequency", "since", "ago", "delta", "diff", "percent", "pct",
+    "discount", "revenue", "temperature", "year", "rank",
+})
+_SEQUENCE_WORDS = frozenset({
+    "history", "hist", "seq", "sequence", "recent", "last", "clicked", "viewed", "browsed", "behavior", "behaviour",
+    "past", "previous", "visited", "watched", "bought",
+})
 
 
 def words(name: str) -> tuple[str, ...]:

@@ -33,7 +33,11 @@ class Profile:
 
     @classmethod
     def of(cls, name: str, column: pa.Array) -> "Profile":
-        """Profiles a column of any type that preprocessing reads as texts or lists of texts; its missing texts are not known yet."""
+        """Profiles a column before any text but the empty one is known to mean "no value".
+
+        Raises:
+          UserError: preprocessing cannot read the column's type.
+        """
         listed = _holds_several(column)
         if listed:
             column = _joined(column, name)

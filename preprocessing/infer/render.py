@@ -8,7 +8,7 @@ import numpy as np
 import yaml
 
 from preprocessing.infer.fields import ColumnGuess, percent
-from preprocessing.infer.guess import Guess, SplitGuess
+from preprocessing.infer.guess import Guess, SplitGuess, microseconds_to_iso
 from preprocessing.infer.profile import LISTED
 from preprocessing.infer.trial import Trial
 from preprocessing.schema import SPLITS
@@ -18,7 +18,8 @@ _EXAMPLES = 3
 _LONGEST_EXAMPLE = 24
 
 
-def render(head: dict[str, Any], guess: Guess, split: SplitGuess, trial: Trial, opening: Iterable[str], command: str) -> str:
+def render(head: dict[str, Any], guess: Guess, split: SplitGuess, trial: Trial, opening: Iterable[str],
+           command: str) -> str:
     """Writes the schema.
 
     Args:
@@ -43,7 +44,7 @@ def render(head: dict[str, Any], guess: Guess, split: SplitGuess, trial: Trial, 
         lines += [*_comment(_seen(one), "  "), "  - " + _line(one.entry)]
     left_out = [one for one in guess.columns if one.left_out]
     if left_out:
-        lines += ["", *_comment("Left out of `fields`. To use one after all, take the # from its line that begins with a dash.", "  ")]
+        lines += ["", *_comment("Left out of `fields`. To use one after all, take the # from its line with a dash.", "  ")]
     for one in left_out:
         lines += _comment(f"{_name(one)}: LEFT OUT: {one.left_out}. {_facts(one)}", "  ")
         if one.entry and one.profile.name:
@@ -60,18 +61,20 @@ _ABSENT = {
 def _notes(key: str, guess: Guess, split: SplitGuess, trial: Trial) -> list[str]:
     """What the comment above a key of the schema says."""
     if key == "missing":
-        found = (f"{text!r} in {', '.join(columns[:5])}{' and others' if len(columns) > 5 else ''}" for text, columns in guess.missing.items())
+        found = [f"{text!r} in {', '.join(columns[:5])}" + " and others" * (len(columns) > 5)
+                 for text, columns in guess.missing.items()]
         return ["Texts that mean no value in any column, beside the empty one: " + "; ".join(found)]
     if key == "label":
         label = guess.label
         labelled = label.values >= 0
         without = 1 - labelled.mean()
         doubt = "" if label.sure else " Neither text says which of them is a click: the rarer one is assumed; CHECK."
-        return [f"{label.values[labelled].mean():.2%} clicks" + (f", {without:.1%} without label" if without else "") + f".{doubt}"]
+        unlabelled = f", {without:.1%} without label" if without else ""
+        return [f"{label.values[labelled].mean():.2%} clicks{unlabelled}.{doubt}"]
     if key == "group":
         return ["The column within which GAUC ranks."]
     if key == "timestamp":
-        first, last = (str(np.datetime64(int(limit(guess.time.values)), "us")).removesuffix(".000000") for limit in (np.nanmin, np.nanmax))
+        first, last = (microseconds_to_iso(limit(guess.time.values)) for limit in (np.nanmin, np.nanmax))
         stamps = "counts from a zero of its own" if guess.time.from_zero else f"{first} to {last} in the sample"
         return [f"Event time: {stamps}. Kept in the records, not a feature."]
     if key == "key":
@@ -85,7 +88,8 @@ def _shares(trial: Trial, split: SplitGuess) -> list[str]:
     """How the sample is split; a sample of files cannot tell how large the files are."""
     if split.content["by"] == "files":
         return []
-    shares = [f"{name} {rows:,} rows ({clicks:,} clicks)" for name, rows, clicks in zip(SPLITS, trial.rows, trial.clicks, strict=True)]
+    shares = [f"{name} {rows:,} rows ({clicks:,} clicks)"
+              for name, rows, clicks in zip(SPLITS, trial.rows, trial.clicks, strict=True)]
     return [f"In the sample: {', '.join(shares)}.{'' if all(trial.rows) else ' A split without rows is an error: CHECK.'}"]
 
 
@@ -102,7 +106,8 @@ def _facts(one: ColumnGuess) -> str:
     missing = f"{percent(profile.missing_share)} missing" if profile.missing_share else "none missing"
     if not profile.distinct:
         return missing
-    facts = [f"{profile.distinct:,} different", missing, f"most frequent {_shown(profile.values[0].as_py())} ({percent(profile.top_share)})"]
+    top = f"most frequent {_shown(profile.values[0].as_py())} ({percent(profile.top_share)})"
+    facts = [f"{profile.distinct:,} different", missing, top]
     if one.entry and one.entry["kind"] == "numeric" and len(profile.finite):
         facts.append(f"from {profile.finite.min():.10g} to {profile.finite.max():.10g}, median {profile.median:.10g}")
     elif profile.distinct > 1:
@@ -139,4 +144,5 @@ def _line(value: dict[str, Any]) -> str:
 
 
 def _flow(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True).removesuffix("...\n").strip()
+    text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("...\n").strip()

@@ -131,7 +131,9 @@ def _labelled(profile: Profile, positive: tuple[str, ...], negative: tuple[str, 
 def _shown_texts(profile: Profile) -> str:
     shown = ", ".join(f"{text!r} ({count / profile.rows:.1%})" for text, count
                       in zip(profile.values.to_pylist()[:5], profile.counts, strict=False))
-    return f"{profile.distinct:,} texts: {shown}{', ...' if profile.distinct > 5 else ''}" if profile.distinct else "no text at all"
+    if not profile.distinct:
+        return "no text at all"
+    return f"{profile.distinct:,} texts: {shown}{', ...' if profile.distinct > 5 else ''}"
 
 
 # ---- Split column ----
@@ -142,7 +144,8 @@ def guess_split_column(profiles: Mapping[str, Profile]) -> tuple[str, dict[str, 
     for name, profile in profiles.items():
         if not names.names_split(name) or profile.distinct > 6:
             continue
-        texts = {split: [text for text in profile.values.to_pylist() if text.lower() in known] for split, known in _SPLIT_TEXTS.items()}
+        texts = {split: [text for text in profile.values.to_pylist() if text.lower() in known]
+                 for split, known in _SPLIT_TEXTS.items()}
         if all(texts[split] for split in SPLITS) and sum(map(len, texts.values())) == profile.distinct:
             return name, texts
     return None
@@ -162,7 +165,8 @@ class TimeGuess:
     """A column of times.
 
     Attributes:
-      unit: what the schema's `timestamp` calls it; None where its numbers order the rows but count nothing it knows, such as 20260131.
+      unit: what the schema's `timestamp` calls it; None where its numbers order the rows but count nothing that it
+        knows, such as 20260131.
       values: float64 [rows]: microseconds since 1970, or the column's own numbers where `unit` is None; NaN where missing.
       from_zero: numbers that do not count from 1970.
     """
@@ -212,7 +216,8 @@ def _rises(profile: Profile) -> bool:
 
 
 def _counts_up(profile: Profile) -> bool:
-    return bool(profile.is_number.all() and profile.distinct > 100 and len(profile.finite) == profile.distinct and profile.finite.min() >= 0)
+    numbers = profile.finite
+    return bool(len(numbers) == profile.distinct > 100 and numbers.min() >= 0)
 
 
 # ---- Key and group ----
@@ -220,7 +225,8 @@ def _counts_up(profile: Profile) -> bool:
 
 def is_key(profile: Profile) -> bool:
     """Whether a column seems to number or name the rows: almost all cells differ, and they are not amounts."""
-    if not profile.looks_unique(ALMOST_ALL_DIFFER):
+    share = 1.0 if names.user_rank(profile.name) is not None else ALMOST_ALL_DIFFER  # many users come only once
+    if not profile.looks_unique(share):
         return False
     if not profile.is_number.all():
         return True
@@ -235,6 +241,6 @@ def _is_run(profile: Profile) -> bool:
 def guess_group(profiles: Mapping[str, Profile], candidates: list[str]) -> str | None:
     """The column that names the user, else the session, among the candidates: repeated, and not only one."""
     ranked = [(names.user_rank(name), name) for name in candidates if names.user_rank(name) is not None]
-    repeated = [(rank, name) for rank, name in ranked if profiles[name].distinct > 1 and not profiles[name].looks_unique(ALMOST_ALL_DIFFER)]
+    repeated = [(rank, name) for rank, name in ranked if 1 < profiles[name].distinct < profiles[name].present]
     return min(repeated)[1] if repeated else None
 

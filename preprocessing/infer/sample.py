@@ -16,6 +16,7 @@ from preprocessing.values import RowReasons
 
 SAMPLE_ROWS = 100_000
 _MOST_PIECES = 16
+_MOST_CELLS = 1_000_000  # of lists, in one column
 _MOST_BYTES = 256 << 20  # read, of all pieces together, as they lie on the disk
 _SEPARATORS = (",", "\t")
 _UNREADABLE = 0.1  # above this share of unreadable lines a separator is not the right one
@@ -80,10 +81,11 @@ def take_sample(patterns: Sequence[str], separator: str | None, rows: int) -> Sa
         batches += kept
         rejections += [(piece.path, rejection) for rejection in unreadable]
         whole &= ended
-    table = _joined(batches, layout)
+    table = _thinned(_joined(batches))
     if not table.num_rows:
         raise UserError(f"no row of {', '.join(paths[:3])} could be read{_reasons(rejections)}: expected a log with at least one "
                         "well-formed row; check the files and --separator")
+    whole &= table.num_rows == sum(map(len, batches))
     return Sample(tuple(paths), tuple(pieces), layout, table, partial, whole, tuple(rejections))
 
 
@@ -115,12 +117,22 @@ def _read_some(piece: Descriptor, layout: Layout, rows: float,
     return kept, rejections, complete
 
 
-def _joined(batches: list[pa.RecordBatch], layout: Layout) -> pa.Table:
+def _joined(batches: list[pa.RecordBatch]) -> pa.Table:
     """The batches as one table of one chunk a column; files may store a column in different types."""
     batches = [batch for batch in batches if len(batch)]
     if not batches:
         return pa.table({})
     return pa.table({name: _one_column([batch[name] for batch in batches], name) for name in batches[0].schema.names})
+
+
+def _thinned(table: pa.Table) -> pa.Table:
+    """Fewer rows, evenly spaced, where lists are so long that all of them would take long to look at."""
+    lists = [column for column in table.columns if pa.types.is_nested(column.type)]
+    cells = max((pc.sum(pc.list_value_length(column)).as_py() or 0 for column in lists), default=0)
+    if cells <= _MOST_CELLS:
+        return table
+    rows = np.linspace(0, table.num_rows - 1, table.num_rows * _MOST_CELLS // cells).astype(np.int64)
+    return table.take(rows).combine_chunks()
 
 
 def _one_column(parts: list[pa.Array], name: str) -> pa.Array:
@@ -204,8 +216,8 @@ def _one_column_only(path: str, found: _FirstRows) -> UserError:
     others = [name for text, name in _OTHER_SEPARATORS.items() if line.count(text) > 1]
     hint = (f"it seems to be separated by {others[0]}, which preprocessing does not read: replace them by commas or tabs"
             if others else "name the separator with --separator, or give another file")
-    return UserError(f"file {path} has a single column, expected a label and at least one feature, separated by commas or tabs; its "
-                     f"first line is {line[:80]!r}; {hint}")
+    return UserError(f"file {path} has a single column, expected a label and at least one feature, separated by commas or "
+                     f"tabs; its first line is {line[:80]!r}; {hint}")
 
 
 def _common_columns(paths: list[str], layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -222,5 +234,5 @@ def _check_widths(paths: list[str], layout: Layout) -> None:
     for path in paths:
         width = len(column_names(path, replace(layout, header=None)))
         if width != len(layout.header):
-            raise UserError(f"file {path} has {width} columns and {paths[0]} has {len(layout.header)}: files without a header line "
-                            "must have the same columns; give those of one kind")
+            raise UserError(f"file {path} has {width} columns and {paths[0]} has {len(layout.header)}: files without a header "
+                            "line must have the same columns; give those of one kind")
