@@ -104,13 +104,14 @@ def write_log(folder: Path, rows: int, seed: int = 0) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     options = arrow_csv.WriteOptions(include_header=False, delimiter="\t", quoting_style="none")
     sizes = [len(part) for part in np.array_split(np.empty(rows), sum(FILES.values()))]
+    empty = draw_block(np.random.default_rng(seed), 0)
     names = [f"{split}-{number:05d}.tsv" for split, count in FILES.items() for number in range(count)]
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
         partial = Path(temporary) / folder.name
         partial.mkdir()
         (partial / SCHEMA_FILE).write_text(schema_yaml(), encoding="utf-8")
         for number, (name, size) in enumerate(zip(names, sizes, strict=True)):
-            with arrow_csv.CSVWriter(partial / name, draw_block(np.random.default_rng(0), 0).schema, write_options=options) as writer:
+            with arrow_csv.CSVWriter(partial / name, empty.schema, write_options=options) as writer:
                 for block in _blocks(size, (seed, rows, number)):
                     writer.write(block)
             flush(partial / name)

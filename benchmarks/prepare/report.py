@@ -1,0 +1,214 @@
+"""The tables of `benchmarks.preprocessing`: medians and ranges over its rounds, ratios, aims."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.prepare.log import CATEGORICAL, FILES, MAGNITUDES, MIN_COUNT, NUMERIC
+from benchmarks.prepare.measure import SAMPLE_SECONDS
+from benchmarks.speed.report import Spread
+from preprocessing.files import replaced_file
+from trainer.progress import print_table
+
+RESULTS = "preprocessing"
+FIELDS = len(NUMERIC) + len(CATEGORICAL)
+ARMS = {
+    "ours": "ours",
+    "ours_one": "ours, one worker",
+    "ours_processes": "ours, two processes",
+    "pandas": "pandas + scikit-learn",
+    "tft": "plain TFT, a dict a row",
+}
+DESCRIPTIONS = {
+    "ours": "`python -m preprocessing.task` as a user types it: a worker (thread) for each core",
+    "ours_one": "the same with `--direct_num_workers=1`",
+    "ours_processes": "the same with `--direct_running_mode=multi_processing --direct_num_workers=2`",
+    "pandas": "read_csv, OrdinalEncoder(min_frequency), KBinsDiscretizer, StandardScaler, tf.train.Example and "
+              "TFRecordWriter in one process. The same records; but quantiles from 200,000 rows, values in the order of their "
+              "texts, rare ones apart from unseen ones, and no vocabularies, statistics or serving graph",
+    "tft": "tensorflow_transform as its census example does it, with Beam's runner in memory: ReadFromText, csv and a dict a "
+           "row, compute_and_apply_vocabulary for each of 26 fields and bucketize for each of 13. Its records hold a feature "
+           "for each field, and no scaled numbers; no statistics",
+}
+HEADER = ("arm", "rows/s", "cells/s", "seconds", "CPU seconds", "peak GB", "first row after", "stages", "times as fast as ours")
+COMPARED, FEWER_ROWS, GROWTH = "compared", "fewer rows", "growth"
+TIMES_TFT, TIMES_PANDAS, FIRST_ROW_SECONDS, PEAK_GROWTH = 8.0, 1.0, 20.0, 1.3
+
+
+def shorten(rows: int) -> str:
+    """50000 -> 50k."""
+    for suffix, magnitude in reversed(MAGNITUDES.items()):
+        if rows % magnitude == 0:
+            return f"{rows // magnitude}{suffix}"
+    return str(rows)
+
+
+class Results:
+    """Measured runs: dicts with `part`, `arm`, `rows`, `round` and what `benchmarks.prepare.measure` found."""
+
+    def __init__(self, runs: Sequence[dict]):
+        self.runs = list(runs)
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return cls([json.loads(line) for line in lines])
+
+    def has(self, arm: str, rows: int, number: int) -> bool:
+        return any((run["arm"], run["rows"], run["round"]) == (arm, rows, number) for run in self.runs)
+
+    @property
+    def sizes(self) -> list[int]:
+        return list(dict.fromkeys(run["rows"] for run in self.runs))
+
+    @property
+    def compared_rows(self) -> int:
+        """The size on which the arms are compared."""
+        return next(run["rows"] for run in self.runs if run["part"] == COMPARED)
+
+    def arms(self, rows: int) -> list[str]:
+        measured = {run["arm"] for run in self.runs if run["rows"] == rows}
+        return [arm for arm in ARMS if arm in measured]
+
+    def of(self, arm: str, rows: int) -> list[dict]:
+        return [run for run in self.runs if (run["arm"], run["rows"]) == (arm, rows)]
+
+    def spread(self, arm: str, rows: int, value: Callable[[dict], float]) -> Spread:
+        return Spread.of([value(run) for run in self.of(arm, rows)])
+
+    def seconds(self, arm: str, rows: int) -> Spread:
+        return self.spread(arm, rows, lambda run: run["seconds"])
+
+    def ratio(self, arm: str, base: str, rows: int, key: str = "seconds") -> Spread | None:
+        """How many times as fast as `base` `arm` is, round by round; None where no round has both."""
+        bases = {run["round"]: run[key] for run in self.of(base, rows)}
+        ratios = [bases[run["round"]] / run[key] for run in self.of(arm, rows) if run["round"] in bases]
+        return Spread.of(ratios) if ratios else None
+
+
+# Aims.
+
+def projected_seconds(results: Results, arm: str, rows: int) -> float | None:
+    """Seconds that an arm would take for `rows`, by the line through its smallest and its largest size."""
+    sizes = sorted(size for size in results.sizes if results.of(arm, size))
+    if len(sizes) < 2:
+        return None
+    few, many = sizes[0], sizes[-1]
+    short, long = (results.seconds(arm, size).median for size in (few, many))
+    return long + (rows - many) * (long - short) / (many - few)
+
+
+def aims(results: Results) -> list[tuple[str, str, str]]:
+    """(Aim, what was measured, reached or not) of all aims that the runs speak of."""
+    if not results.of("ours", results.compared_rows):
+        return []
+    rows = results.compared_rows
+    judged = []
+
+    def judge(aim: str, measured: str, reached: bool) -> None:
+        judged.append((aim, measured, "reached" if reached else "NOT reached"))
+
+    if times := results.ratio("ours", "pandas", rows):
+        judge(f"at least {TIMES_PANDAS:g} times as fast as pandas + scikit-learn, {shorten(rows)} rows", _text(times, ".2f"),
+              times.median >= TIMES_PANDAS)
+    for size in results.sizes:
+        if times := results.ratio("ours", "tft", size):
+            judge(f"at least {TIMES_TFT:g} times as fast as plain TFT, {shorten(size)} rows", _text(times, ".1f"),
+                  times.median >= TIMES_TFT)
+    if projected := projected_seconds(results, "tft", rows):
+        times = projected / results.seconds("ours", rows).median
+        judge(f"the same at {shorten(rows)} rows, which would take plain TFT {projected:,.0f} s by the line through its two sizes",
+              f"{times:.1f}", times >= TIMES_TFT)
+    starts = results.spread("ours", rows, lambda run: run["first_row_seconds"])
+    judge(f"first row read within {FIRST_ROW_SECONDS:g} s", f"{_text(starts, '.1f')} s", starts.median <= FIRST_ROW_SECONDS)
+    for size in results.sizes:
+        if size > rows and results.of("ours", size) and all(run["peak_bytes"] for run in results.of("ours", size)):
+            growth = _peak(results, "ours", size).median / _peak(results, "ours", rows).median
+            judge(f"{size / rows:g} times the rows raise the peak of memory at most {PEAK_GROWTH} times", f"{growth:.2f}",
+                  growth <= PEAK_GROWTH)
+    return judged
+
+
+def _text(found: Spread, form: str) -> str:
+    """Median [lowest, highest], or the one value where all are the same."""
+    return found.text(form) if found.lowest < found.highest else f"{found.median:{form}}"
+
+
+def _peak(results: Results, arm: str, rows: int) -> Spread:
+    return results.spread(arm, rows, lambda run: run["peak_bytes"] / 1e9)
+
+
+# Tables.
+
+def table_rows(results: Results, rows: int) -> list[tuple[str, ...]]:
+    lines = []
+    for arm in results.arms(rows):
+        seconds = results.seconds(arm, rows)
+        runs = results.of(arm, rows)
+        peak = _text(_peak(results, arm, rows), ".2f") if all(run["peak_bytes"] for run in runs) else ""
+        first = [run["first_row_seconds"] for run in runs if run["first_row_seconds"] is not None]
+        times = results.ratio(arm, "ours", rows)
+        lines.append((
+            ARMS[arm], f"{rows / seconds.median:,.0f}", f"{rows * FIELDS / seconds.median:,.0f}", _text(seconds, ".1f"),
+            _text(results.spread(arm, rows, lambda run: run["cpu_seconds"]), ".1f"), peak,
+            f"{Spread.of(first).median:.1f} s" if first else "", _stages(runs), _text(times, ".2f") if times else ""))
+    return lines
+
+
+def _stages(runs: Sequence[dict]) -> str:
+    """Median seconds of each stage, and of what lies outside them."""
+    names = list(dict.fromkeys(name for run in runs for name in run["stages"]))
+    medians = {name: Spread.of([run["stages"].get(name, 0.0) for run in runs]).median for name in names}
+    medians["the rest"] = Spread.of([run["seconds"] - sum(run["stages"].values()) for run in runs]).median
+    return ", ".join(f"{name} {seconds:.1f}" for name, seconds in medians.items())
+
+
+def conditions(results: Results, rows: int) -> str:
+    runs = [run for run in results.runs if run["rows"] == rows]
+    rounds = len({run["round"] for run in runs})
+    return (f"{rounds} round{'s' if rounds > 1 else ''} on {runs[0]['cores']} cores; load of the machine before a run at most "
+            f"{max(run['load'] for run in runs):.1f}; finished {max(run['finished'] for run in runs)}. Medians [lowest, highest].")
+
+
+def command(results: Results) -> str:
+    return f"python -m benchmarks.preprocessing --rows {shorten(results.compared_rows)}"
+
+
+def markdown(results: Results) -> str:
+    """The whole result as a page."""
+    setting = (
+        f"A generated log in the shape of Criteo's (`benchmarks/prepare/log.py`): {len(NUMERIC)} counts with heavy tails and "
+        f"{len(CATEGORICAL)} categorical fields with Zipf-distributed values, of which those seen at least {MIN_COUNT} times are "
+        f"kept; tab-separated, {sum(FILES.values())} files. Every arm runs in a process of its own, one after another, and is "
+        "measured from its start to its end, importing included. Memory is that of all its processes, sampled every "
+        f"{SAMPLE_SECONDS} s, shared pages counted once."
+    )
+    parts = ["# Speed and memory of preprocessing", f"Command: `{command(results)}`.", setting]
+    if judged := aims(results):
+        parts += ["## Aims", _markdown_table(("aim", "measured", ""), judged)]
+    arms = [arm for arm in ARMS if any(run["arm"] == arm for run in results.runs)]
+    parts += ["## Arms", _markdown_table(("arm", "what it is"), [(ARMS[arm], DESCRIPTIONS[arm]) for arm in arms])]
+    for rows in results.sizes:
+        parts += [f"## {shorten(rows)} rows", conditions(results, rows), _markdown_table(HEADER, table_rows(results, rows))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def show(results: Results) -> None:
+    for rows in results.sizes:
+        print()
+        print_table(f"{shorten(rows)} rows", table_rows(results, rows), HEADER)
+    for aim, measured, verdict in aims(results):
+        print(f"{verdict}: {aim}: {measured}", flush=True)
+
+
+def save(results: Results, output: Path) -> None:
+    """Writes preprocessing.jsonl, one run a line, and preprocessing.md."""
+    contents = {"jsonl": "".join(json.dumps(run) + "\n" for run in results.runs), "md": markdown(results)}
+    for suffix, content in contents.items():
+        with replaced_file(output / f"{RESULTS}.{suffix}") as temporary:
+            temporary.write_text(content, encoding="utf-8")
