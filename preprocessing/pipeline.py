@@ -35,6 +35,7 @@ from preprocessing.schema import (
 )
 from preprocessing.side_tables import copy_side_tables
 from preprocessing.splits import TRAIN
+from preprocessing.statistics import hashing_report
 from preprocessing.tally import Tally
 from preprocessing.writing import write_shards
 
@@ -100,6 +101,8 @@ def _statistics(schema: Schema, found: Sequence[Findings], tally: Tally, learnt:
                               **training["fields"][field.name]}
         if isinstance(field, TableField):
             counts = tally.frequencies[field.offset:field.offset + field.rows]
+            if getattr(schema.owner(field), "hash_buckets", None):
+                fields[field.name] |= hashing_report(counts)
             known = int(counts[SPECIAL_ROWS:].max(initial=0))
             fields[field.name] |= {"table_rows": field.rows, "top_share": known / max(int(counts.sum()), 1)}
     return {"fields": fields, "splits": splits}

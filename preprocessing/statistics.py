@@ -17,7 +17,6 @@ from preprocessing.schema import NamedField, NumericField, Schema, TableField
 MAX_CELLS = 1 << 18
 TOP_VALUES = 10
 _SIGN = np.uint32(1 << 31)
-_ONE_BUCKET_EACH = 2.0  # log-square buckets: one an integer up to here
 
 
 @dataclass
@@ -221,39 +220,7 @@ def hashing_report(frequencies: np.ndarray) -> dict:
     occupied = int((frequencies[2:] > 0).sum())
     distinct = -buckets * np.log1p(-min(occupied, buckets - 0.5) / buckets)
     alone = np.exp(np.log1p(-1 / buckets) * max(distinct - 1, 0)) if buckets > 1 else float(distinct <= 1)
-    return {"kind": "hashed", "buckets": buckets, "occupied": occupied, "distinct": round(float(distinct)),
-            "collision_rate": float(1 - alone), **_shares(frequencies, int(frequencies.sum()))}
-
-
-@dataclass
-class ListLengths:
-    """How long the lists of a list field are, before and after the cut at `max_length`.
-
-    Attributes:
-      rows: int64 [max_length + 1], rows by the number of values that are kept.
-      cut: rows that lost values to `max_length`.
-      values, longest: number of values of all rows, and of the longest, before the cut.
-    """
-
-    rows: np.ndarray
-    cut: int
-    values: int
-    longest: int
-
-    @classmethod
-    def of(cls, lengths: np.ndarray, max_length: int) -> "ListLengths":
-        """Counts rows by their lengths before the cut, int64 [rows]."""
-        rows = np.bincount(np.minimum(lengths, max_length), minlength=max_length + 1)
-        return cls(rows, int((lengths > max_length).sum()), int(lengths.sum()), int(lengths.max(initial=0)))
-
-    def __add__(self, other: "ListLengths") -> "ListLengths":
-        return ListLengths(self.rows + other.rows, self.cut + other.cut, self.values + other.values,
-                           max(self.longest, other.longest))
-
-    def report(self) -> dict:
-        total = max(int(self.rows.sum()), 1)
-        return {"mean_length": self.values / total, "longest": self.longest, "cut_share": self.cut / total,
-                "empty_share": int(self.rows[0]) / total}
+    return {"hash_buckets": buckets, "occupied_buckets": occupied, "distinct": round(float(distinct)), "collision_rate": float(1 - alone)}
 
 
 @dataclass
@@ -301,14 +268,14 @@ class Buckets:
 
 
 def _log_square_boundaries(lowest: float, highest: float) -> np.ndarray:
-    """Where floor(ln(x)^2) steps, x = exp(sqrt(k)) for k = 1, 2, .., beyond 2; every integer from -2 to 2; mirrored below.
+    """Where floor(ln(x)^2) steps, x = exp(sqrt(k)) for k = 1, 2, .., and mirrored below; between them -1, 0, 1, 2.
 
-    A bucket holds its lower boundary. Of whole numbers, each from -2 to 2 has a bucket of its own.
+    A bucket holds its lower boundary, so each whole number from -2 to 2 has a bucket of its own.
     Source: the features of the winners of the Criteo challenge on Kaggle, 2014 ("3 idiots").
     """
-    far = max(abs(lowest), abs(highest), _ONE_BUCKET_EACH)
+    far = max(abs(lowest), abs(highest), 1.0)
     steps = np.exp(np.sqrt(np.arange(1, np.floor(np.log(far) ** 2) + 1)))
-    boundaries = np.concatenate([-steps[::-1], np.arange(-_ONE_BUCKET_EACH, _ONE_BUCKET_EACH + 1), steps]).astype(np.float32)
+    boundaries = np.concatenate([-steps[::-1], [-1, 0, 1, 2], steps]).astype(np.float32)
     return boundaries[(boundaries > lowest) & (boundaries <= highest)]
 
 

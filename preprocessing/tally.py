@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from preprocessing.files import replaced_file
-from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW, Schema, TableField
+from preprocessing.schema import MISSING_ROW, SPLITS, UNKNOWN_ROW, ListField, Schema, TableField
 from preprocessing.splits import TRAIN
 from preprocessing.transform import Encoded
 
-_DENSE = ("cells", "missing", "unknown")
+_DENSE = ("cells", "missing", "unknown", "uncut", "cut")
 
 
 @dataclass
@@ -23,6 +23,9 @@ class Tally:
         each of its values.
       cells, missing, unknown: int64 [splits, fields], in the order of `schema.fields`. Of a list field, `cells` and
         `unknown` count values, `missing` counts empty lists; a vector is there or missing.
+      uncut, cut: int64 [splits, fields]: of list fields, the values before the cut at `max_length`, and the rows that lost
+        some to it.
+      longest: int64 [splits, fields]: of list fields, the values of the longest before the cut.
       shared: by the name of each field that shares another's rows, int64 [rows]: its part of the other's `frequencies`.
       lengths: by the name of each list field, int64 [max_length + 1]: rows of the training split by number of values.
     """
@@ -31,6 +34,9 @@ class Tally:
     cells: np.ndarray
     missing: np.ndarray
     unknown: np.ndarray
+    uncut: np.ndarray
+    cut: np.ndarray
+    longest: np.ndarray
     shared: dict[str, np.ndarray]
     lengths: dict[str, np.ndarray]
 
@@ -40,7 +46,7 @@ class Tally:
         shared = {field.name: field.rows for field in schema.sharing_fields}
         lengths = {field.name: field.max_length + 1 for field in schema.list_fields}
         by_name = [{name: np.zeros(size, np.int64) for name, size in sizes.items()} for sizes in (shared, lengths)]
-        return cls(np.zeros(schema.table_rows, np.int64), *(np.zeros(shape, np.int64) for _ in range(3)), *by_name)
+        return cls(np.zeros(schema.table_rows, np.int64), *(np.zeros(shape, np.int64) for _ in range(6)), *by_name)
 
     def add(self, encoded: Encoded, split: np.ndarray, schema: Schema) -> None:
         """Counts the rows of a batch; `split` int8 [rows] is the place of each row's split in `SPLITS`."""
@@ -52,6 +58,7 @@ class Tally:
                 ids, lengths = encoded.lists[field.name]
                 self._add_ids(place, field, ids, np.repeat(split, lengths))
                 self.missing[:, place] += _by_split(split[lengths == 0])
+                self._add_uncut(place, field, encoded.uncut_lengths[field.name], split)
                 self.lengths[field.name] += np.bincount(lengths[split == TRAIN], minlength=field.max_length + 1)
             else:
                 self.cells[:, place] += _by_split(split)
@@ -66,19 +73,30 @@ class Tally:
         self.missing[:, place] += _by_split(split[ids == MISSING_ROW])
         self.unknown[:, place] += _by_split(split[ids == UNKNOWN_ROW])
 
+    def _add_uncut(self, place: int, field: ListField, lengths: np.ndarray, split: np.ndarray) -> None:
+        self.uncut[:, place] += np.bincount(split, weights=lengths, minlength=len(SPLITS)).astype(np.int64)
+        self.cut[:, place] += _by_split(split[lengths > field.max_length])
+        np.maximum.at(self.longest[:, place], split, lengths)
+
     def shares(self, schema: Schema, split: int, rows: int) -> dict[str, dict[str, float]]:
-        """Of each field: the share of rows that are missing (of lists: empty), and of values that are unknown."""
+        """Of each field: the share of rows that are missing (of lists: empty), and of values that are unknown.
+
+        Of lists also: how long they are, and the share of rows that lose values, before the cut at `max_length`.
+        """
         shares = {}
         for place, field in enumerate(schema.fields):
             counted = {"missing_share": self.missing[split, place] / max(rows, 1)}
             if isinstance(field, TableField):
                 counted["unknown_share"] = self.unknown[split, place] / max(self.cells[split, place], 1)
+            if isinstance(field, ListField):
+                counted |= {"cut_share": self.cut[split, place] / max(rows, 1), "mean_length": self.uncut[split, place] / max(rows, 1),
+                            "longest": self.longest[split, place]}
             shares[field.name] = {name: float(share) for name, share in counted.items()}
         return shares
 
     def write(self, path: Path) -> None:
         """Writes the counts to an npz file, as (place, count) pairs where most places are zero."""
-        arrays = {name: getattr(self, name) for name in _DENSE}
+        arrays = {name: getattr(self, name) for name in (*_DENSE, "longest")}
         for name, counts in self._sparse().items():
             places = np.flatnonzero(counts)
             arrays |= {f"{name} places": places, f"{name} counts": counts[places]}
@@ -93,6 +111,7 @@ class Tally:
             with np.load(path, allow_pickle=False) as part:
                 for name in _DENSE:
                     getattr(total, name)[:] += part[name]
+                np.maximum(total.longest, part["longest"], out=total.longest)
                 for name, counts in total._sparse().items():
                     counts[part[f"{name} places"]] += part[f"{name} counts"]
         return total

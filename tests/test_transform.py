@@ -75,14 +75,15 @@ class Graphs:
         rows = len(next(iter(given.values())))
         given = {field.name: given.get(field.name, [None] * rows) for field in self._schema.fields}
         encoded = self._transformer(self._arrow(given))
-        served = self._layer(tf.io.parse_example([example(given, row) for row in range(rows)], transform.raw_feature_spec(self._schema)))
+        raw = tf.constant([example(given, row) for row in range(rows)], tf.string)
+        served = self._layer(tf.io.parse_example(raw, transform.raw_feature_spec(self._schema)))
         np.testing.assert_array_equal(served["ids"], encoded.ids)
         np.testing.assert_array_equal(served["values"], encoded.values)
         found = {field.name: encoded.ids[:, place].tolist() for place, field in enumerate(self._schema.id_fields)}
         found |= {f"scaled {field.name}": encoded.values[:, place].tolist() for place, field in enumerate(self._schema.numeric_fields)}
         for field in self._schema.list_fields:
             ids, lengths = encoded.lists[field.name]
-            found[field.name] = [part.tolist() for part in np.split(ids, np.cumsum(lengths)[:-1])]
+            found[field.name] = [ids[end - length:end].tolist() for end, length in zip(np.cumsum(lengths), lengths, strict=True)]
             padded = [row + [0] * (field.max_length - len(row)) for row in found[field.name]]
             assert served[field.name].numpy().tolist() == padded
         vectors, missing = encoded.vectors["image"]
