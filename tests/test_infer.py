@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
@@ -545,3 +546,38 @@ def test_the_command_says_what_it_guessed_and_what_to_run(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert f"python -m preprocessing.task --input {path} --schema {tmp_path / 'shop.yaml'} --output DIR" in shown
     assert "seconds_on_page" in shown and "left out" in shown
+
+
+def typed_log() -> pa.Table:
+    rng = np.random.default_rng(11)
+    start = np.datetime64("2026-02-01T00:00", "us")
+    users = rng.integers(0, 30, 300)
+    return pa.table({
+        "clicked": pa.array(rng.random(300) < 0.3),
+        "when": pa.array(start + np.arange(300) * np.timedelta64(30, "m")),
+        "user_id": pa.array(users.astype(float), mask=users == 3),  # as pandas stores whole numbers beside nulls
+        "price": pa.array(rng.lognormal(1, 1, 300)),
+        "image": pa.FixedSizeListArray.from_arrays(pa.array(rng.normal(size=900).astype(np.float32)), 3),
+        "tags": pa.array([["a", "b"][: row % 3] for row in range(300)]),
+        "parts": pa.array([{"a": row} for row in range(300)]),
+    })
+
+
+def test_parquet_columns_of_many_types(tmp_path):
+    pq.write_table(typed_log(), tmp_path / "log.parquet")
+    schema = infer(tmp_path / "s.yaml", tmp_path / "log.parquet")
+    assert "separator:" not in (tmp_path / "s.yaml").read_text()
+    assert (schema.label.positive, schema.label.negative, schema.group) == (("1",), ("0",), "user_id")
+    assert schema.timestamp.column == "when" and schema.split.by == "time"
+    assert by_name(schema) == {
+        "user_id": {"kind": "categorical"}, "price": {"kind": "numeric"}, "image": {"kind": "vector", "size": 3},
+        "tags": {"kind": "multivalued", "max_length": 2},
+    }
+
+
+def test_files_may_store_a_column_in_different_types(tmp_path):
+    table = pa.table({"click": [0, 1] * 30, "user": [row // 20 for row in range(60)]})
+    pq.write_table(table, tmp_path / "a.parquet")
+    pq.write_table(table.set_column(1, "user", pa.array([f"{row // 20}" for row in range(60)])), tmp_path / "b.parquet")
+    infer(tmp_path / "s.yaml", tmp_path / "*.parquet")
+    assert "user: 3 different, none missing" in (tmp_path / "s.yaml").read_text()
