@@ -94,9 +94,7 @@ def read_profiles(data_dir: Path, schema: Schema) -> tuple[LogProfile, ...]:
     Args:
       schema: of the data folder.
     """
-    if not (data_dir / TALLY_FILE).is_file():
-        raise UserError(f"data folder {data_dir} has no {TALLY_FILE}: an earlier version wrote it; write it again to compare with it")
-    tally = Tally.read_sum([data_dir / TALLY_FILE], schema)
+    tally = _read_tally(data_dir, schema)
     manifest = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
     read = manifest["rejected"] + sum(manifest["splits"][name]["rows"] for name in SPLITS)
     profiles = []
@@ -111,6 +109,16 @@ def read_profiles(data_dir: Path, schema: Schema) -> tuple[LogProfile, ...]:
     if not profiles[TRAIN].rows:
         raise UserError(f"data folder {data_dir} has no training rows to compare with: give one that has")
     return tuple(profiles)
+
+
+def _read_tally(data_dir: Path, schema: Schema) -> Tally:
+    try:
+        return Tally.read_sum([data_dir / TALLY_FILE], schema)
+    except (FileNotFoundError, KeyError):
+        raise UserError(
+            f"data folder {data_dir} has no {TALLY_FILE} of this version, so there is nothing to compare the new log with: "
+            "write the data folder again"
+        ) from None
 
 
 def _tally_path(work: Path, descriptor: Descriptor) -> Path:

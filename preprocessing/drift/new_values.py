@@ -25,6 +25,8 @@ class FrequentTexts:
 
     def add(self, texts: pa.Array) -> None:
         """Counts strings, dictionary-encoded or not; only their beginnings are kept."""
+        if not len(texts):
+            return
         found = ValueCounts.of(texts).table
         starts = pc.utf8_slice_codeunits(found["value"].combine_chunks(), 0, _TEXT_LENGTH)
         self._merge(starts, found["count"].to_numpy())

@@ -100,9 +100,11 @@ def _markdown(comparison: Comparison, inputs: list[str], figures: list[str]) -> 
     ]
     if exceeded:
         lines += ["## What changed, and what to do", ""]
+    advised = set()
     for one in exceeded:
-        heading = f"**{one.subject}: {comparison.title(one)}** ({one.ratio:.1f} times the limit)."
-        lines += [f"{heading} {comparison.meaning(one)} {comparison.advice(one)}", ""]
+        advice = "" if one.measure in advised else f" {comparison.advice(one)}"
+        lines += [f"**{one.subject}: {comparison.title(one)}** ({one.ratio:.1f} times the limit). {comparison.meaning(one)}{advice}", ""]
+        advised.add(one.measure)
     for figure in figures:
         lines += [f"![{figure}]({figure})", ""]
     rows = [(one.subject, comparison.title(one), comparison.change(one), f"{one.size:.4f}", f"{one.limit:g}", f"{one.ratio:.2f}",

@@ -123,7 +123,7 @@ class Comparison:
     def _jensen_shannon_divergence(self, one: Difference) -> str:
         before, now = self._medians(one)
         moved = self.names(one, [one.place])[0]
-        return f"The median went from {before} to {now}. What moved most: {moved}, from {percent(one.before)} to {percent(one.now)}."
+        return f"The median was {before} and is {now}. What moved most: {moved}, from {percent(one.before)} to {percent(one.now)}."
 
     _length_divergence = _jensen_shannon_divergence
 
@@ -175,7 +175,7 @@ def _bucket(boundaries: tuple[float, ...], place: int) -> str:
         return f"below {boundaries[0]:g}"
     if place == len(boundaries):
         return f"{boundaries[-1]:g} or more"
-    return f"{boundaries[place - 1]:g} to {boundaries[place]:g}"
+    return f"{boundaries[place - 1]:g} .. {boundaries[place]:g}"
 
 
 def _shown(text: str) -> str:
