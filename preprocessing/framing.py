@@ -5,6 +5,7 @@ Source: tensorflow/core/lib/io/record_writer.h.
 
 import struct
 from functools import lru_cache
+from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
+_HEADER_BYTES = _LENGTH.size + _CHECKSUM.size
 
 
 def masked_crc(data: bytes) -> int:
@@ -44,3 +46,38 @@ def framed(records: pa.Array) -> pa.Buffer | bytes:
 def _header(length: int) -> bytes:
     packed = _LENGTH.pack(length)
     return packed + _CHECKSUM.pack(masked_crc(packed))
+
+
+class Unframed(NamedTuple):
+    """The records that a stretch of a TFRecord file begins with.
+
+    Attributes:
+      records: up to the end of the stretch or a damaged length.
+      sound: whether each agrees with its checksum, bool [records].
+      end: the place behind the last one.
+      damaged: whether a length behind them does not agree with its checksum, so that nothing behind it can be found.
+    """
+
+    records: list[bytes]
+    sound: np.ndarray
+    end: int
+    damaged: bool
+
+
+def unframed(data: bytes) -> Unframed:
+    """Takes records out of their frames."""
+    records, crcs, end, damaged = [], [], 0, False
+    while end + _HEADER_BYTES <= len(data):
+        header = data[end:end + _HEADER_BYTES]
+        (length,) = _LENGTH.unpack_from(header)
+        if header != _header(length):
+            damaged = True
+            break
+        start = end + _HEADER_BYTES
+        if start + length + _CHECKSUM.size > len(data):
+            break
+        records.append(data[start:start + length])
+        crcs += _CHECKSUM.unpack_from(data, start + length)
+        end = start + length + _CHECKSUM.size
+    found = _masked(np.fromiter(map(google_crc32c.value, records), np.int64, len(records)))
+    return Unframed(records, found == np.array(crcs, np.int64), end, damaged)

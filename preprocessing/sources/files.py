@@ -4,13 +4,14 @@ import glob
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
+from types import ModuleType
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SPLITS, FilesSplit, Schema
-from preprocessing.sources import text
 from preprocessing.sources.layout import Batch, Descriptor, Layout
 
-_READERS = {"csv": text}
+_READERS = {"csv": "text", "parquet": "parquet", "tfrecord": "tfrecord", "libsvm": "sparse", "libfm": "sparse", "libffm": "sparse"}
 
 
 def find_files(patterns: list[str], schema: Schema, labelled: bool = True) -> list[Descriptor]:
@@ -59,8 +60,9 @@ def column_names(path: str, layout: Layout) -> list[str]:
     return _reader(path, layout).column_names(path, layout)
 
 
-def _reader(path: str, layout: Layout):
-    return _READERS[layout.format_of(path)]
+def _reader(path: str, layout: Layout) -> ModuleType:
+    """The module that reads a format; imported only when it is needed, as some take their time."""
+    return import_module(f"preprocessing.sources.{_READERS[layout.format_of(path)]}")
 
 
 def _files_of_splits(patterns: list[str], split: FilesSplit) -> dict[str, list[str]]:
@@ -96,11 +98,18 @@ def expand(patterns: list[str]) -> list[str]:
 
 
 def _check_columns(paths: list[str], layout: Layout, labelled: bool) -> None:
-    """Every file must have what `layout` wants; with `labelled`, a column that a file may lack must be in one of them."""
-    names_of = {path: column_names(path, layout) for path in paths}
-    for path, names in names_of.items():
-        layout.check(path, names)
-    if labelled and layout.header is None:
-        everywhere = set().union(*names_of.values())
-        for column in sorted(layout.optional - everywhere):
-            raise layout.lacks(paths[0], names_of[paths[0]], column)
+    """Every file must have what `layout` wants. One of them suffices for a column that a file may lack (unless it is the
+    label and `labelled` is false), and for any column of a format whose rows may lack it.
+    """
+    found = {path: column_names(path, layout) for path in paths}
+    sparse = [path for path in paths if _reader(path, layout).ROWS_MAY_LACK_COLUMNS]
+    lenient = replace(layout, optional=frozenset(layout.columns))
+    for path, names in found.items():
+        (lenient if path in sparse else layout).check(path, names)
+    once = layout.optional if labelled and layout.header is None else frozenset()
+    if sparse:
+        once |= set(layout.columns) - layout.optional
+    for column in layout.columns:
+        if column in once and not any(column in names for names in found.values()):
+            path = (sparse or paths)[0]
+            raise layout.lacks(path, found[path], column)

@@ -1,9 +1,10 @@
 """What passes between the readers and everyone else: a layout and a descriptor in, batches out."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +13,7 @@ from preprocessing.errors import UserError
 from preprocessing.schema import Format, Schema
 
 _FORMAT_IN_NAME = re.compile(r"\.(parquet|tfrecord|libsvm|libfm|libffm)s?(-\d+-of-\d+)?(\.gz)?$", re.IGNORECASE)
+_COLUMNS_SHOWN = 100
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class Layout:
         """What to say where a file has a wanted column not once."""
         problem = "more than one column" if column in names else "no column"
         named = "" if self.columns is None else f", which schema {self.name!r} names"
+        more = f" and {len(names) - _COLUMNS_SHOWN:,} more" if len(names) > _COLUMNS_SHOWN else ""
         return UserError(
-            f"file {path} has {problem} {column!r}{named}: the columns are {names}; correct the schema (`column`, "
-            "`separator`, `header`) or the file"
+            f"file {path} has {problem} {column!r}{named}: the columns are {names[:_COLUMNS_SHOWN]}{more}; correct the schema "
+            "(`column`, `separator`, `header`, `format`) or the file"
         )
 
 
@@ -116,3 +119,22 @@ class Batch:
     rejections: list[Rejection]
     bytes_read: int
     locate: Callable[[np.ndarray], list[tuple[int, str]]]
+
+
+def row_texts(columns: pa.RecordBatch, lines: np.ndarray) -> Callable[[np.ndarray], list[tuple[int, str]]]:
+    """A `Batch.locate` for formats without text: a row's text is its wanted columns as JSON.
+
+    Args:
+      lines: the number of each row in the file, int64 [rows].
+    """
+
+    def locate(rows: np.ndarray) -> list[tuple[int, str]]:
+        contents = columns.take(pa.array(rows, pa.int64())).to_pylist()
+        return [(int(lines[row]), json.dumps(content, ensure_ascii=False, default=_shown))
+                for row, content in zip(rows, contents, strict=True)]
+
+    return locate
+
+
+def _shown(value: Any) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

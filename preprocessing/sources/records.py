@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pyarrow as pa
 
 _NOT_BLANK = re.compile(rb"[^\r\n]")
 _LINE_FEED, _CARRIAGE_RETURN, _QUOTE = b"\n\r\""
@@ -71,6 +72,25 @@ class Text:
         starts, ends = starts[kept], ends[kept]
         return starts, ends, np.searchsorted(self.line_ends, starts, side="right")
 
+    def undecodable(self) -> list[int]:
+        """The numbers of the records that are not UTF-8."""
+        if _is_utf8(self.data):
+            return []
+        starts, ends, _ = self.records
+        return [number for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
+                if not _is_utf8(self.data[start:end])]
+
+    def without(self, numbers: list[int]) -> "Text":
+        """The text without some of its records."""
+        if not numbers:
+            return self
+        starts, ends, _ = self.records
+        kept, place = [], 0
+        for start, end in zip(starts[numbers], ends[numbers], strict=True):
+            kept.append(self.data[place:start])
+            place = end
+        return Text(b"".join([*kept, self.data[place:]]), self.separator)
+
     @cached_property
     def _cells(self) -> np.ndarray:
         return np.frombuffer(self.data, np.uint8)
@@ -112,3 +132,12 @@ def count_lines(data: bytes) -> int:
     """How many lines end in `data`."""
     lines = data.count(b"\n")
     return lines + data.count(b"\r") - data.count(b"\r\n") if b"\r" in data else lines
+
+
+def _is_utf8(data: bytes) -> bool:
+    offsets = pa.py_buffer(np.array([0, len(data)], np.int32))
+    try:
+        pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(data)]).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True

@@ -15,6 +15,7 @@ from preprocessing.sources.blocks import BOM, Block, cut_pieces, read_blocks, sh
 from preprocessing.sources.layout import Batch, Descriptor, Layout, Rejection
 from preprocessing.sources.records import Text
 
+ROWS_MAY_LACK_COLUMNS = False
 _FIRST_BYTES = 64 << 10
 _OTHER_FILES = {
     b"PAR1": "a Parquet file: give it a name that ends in .parquet, or set `format: parquet` in the schema",
@@ -85,7 +86,7 @@ def read(piece: Descriptor, layout: Layout) -> Iterator[Batch]:
 
 
 def _parse(block: Block, names: list[str], layout: Layout) -> Batch:
-    text, undecodable = block.text, _undecodable(block.text)
+    text, undecodable = block.text, block.text.undecodable()
     wrong_counts: dict[int, int] = {}  # by number among the decodable records
 
     def skip(row: arrow_csv.InvalidRow) -> str:
@@ -94,7 +95,7 @@ def _parse(block: Block, names: list[str], layout: Layout) -> Batch:
 
     wanted = layout.wanted(names)
     present = [name for name in wanted if name in names]
-    table = _parse_table(_without(text, undecodable) if undecodable else text, names, present, skip)
+    table = _parse_table(text.without(undecodable), names, present, skip)
     columns = [_array(table[name]) if name in present else pa.nulls(len(table)) for name in wanted]
 
     def located(numbers: Sequence[int]) -> list[tuple[int, str]]:
@@ -136,29 +137,3 @@ def _parse_table(text: Text, names: list[str], present: list[str],
 
 def _array(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()  # which would copy a single chunk
-
-
-def _undecodable(text: Text) -> list[int]:
-    """The numbers of the records that are not UTF-8."""
-    if _is_utf8(text.data):
-        return []
-    starts, ends, _ = text.records
-    return [number for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
-            if not _is_utf8(text.data[start:end])]
-
-
-def _without(text: Text, numbers: list[int]) -> Text:
-    kept, place = [], 0
-    for start, end in zip(text.records[0][numbers], text.records[1][numbers], strict=True):
-        kept.append(text.data[place:start])
-        place = end
-    return Text(b"".join([*kept, text.data[place:]]), text.separator)
-
-
-def _is_utf8(data: bytes) -> bool:
-    whole = pa.py_buffer(np.array([0, len(data)], np.int32))
-    try:
-        pa.Array.from_buffers(pa.string(), 1, [None, whole, pa.py_buffer(data)]).validate(full=True)
-    except pa.ArrowInvalid:
-        return False
-    return True
