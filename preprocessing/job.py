@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from preprocessing.files import sha256
 from preprocessing.schema import MANIFEST_FILE, Schema
 from preprocessing.sources import Descriptor
 
@@ -19,7 +20,7 @@ class Job:
       max_rejected_share: above this share of malformed rows the run fails.
       command: the command line, for the manifest.
       transform_from: a finished data folder whose vocabularies, buckets and side tables are used instead of learnt.
-      tables_from: folder to which the paths of side tables are relative.
+      tables_from: folder to which the paths of side tables are relative; None with `transform_from`: its side tables stay.
       grow: append new values behind those of `transform_from`.
     """
 
@@ -30,7 +31,7 @@ class Job:
     max_rejected_share: float = 0.01
     overwrite: bool = False
     command: tuple[str, ...] = ()
-    tables_from: Path = Path()
+    tables_from: Path | None = None
     transform_from: Path | None = None
     grow: bool = False
 
@@ -42,10 +43,6 @@ class Job:
         """
         files = sorted({(one.path, one.split) for one in self.descriptors}, key=str)
         sizes = [(path, split, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path, split in files]
-        earlier = _sha256(self.transform_from / MANIFEST_FILE) if self.transform_from else None
+        earlier = sha256(self.transform_from / MANIFEST_FILE) if self.transform_from else None
         made_from = [self.schema.to_yaml(), sizes, self.compression, earlier, self.grow]
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -6,7 +6,6 @@ each worker writes its own shards, named after its descriptors, to the output's 
 share. The number of stages is fixed.
 """
 
-import hashlib
 import json
 import shlex
 from collections.abc import Sequence
@@ -18,7 +17,7 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
 from preprocessing import analysis, report, transform
-from preprocessing.files import replaced_file, write_atomically
+from preprocessing.files import replaced_file, sha256, write_atomically
 from preprocessing.findings import Findings, check_labelled, check_rejected, check_rows, rejection_reasons
 from preprocessing.folder import new_data_folder
 from preprocessing.job import Job
@@ -72,8 +71,18 @@ def _learn(job: Job, folder: Path, work: Path, options: PipelineOptions, console
         return analysis.analyse(job, folder, work / "analysing", options, console)
     learnt = analysis.adopt(job.transform_from, job.schema, folder)
     if job.grow:
+        _grow_side_tables(job, folder, console)
         learnt |= analysis.grow(job, folder, work / "analysing", options, console)
     return learnt
+
+
+def _grow_side_tables(job: Job, folder: Path, console: Console) -> None:
+    tables = [field.table.file for field in job.schema.vector_fields if field.table]
+    if job.tables_from:
+        copy_side_tables(job.schema, job.tables_from, folder, earlier=job.transform_from)
+    elif tables:
+        console.print(f"side tables stay as they are in {job.transform_from}: add --schema FILE to read {', '.join(tables)} anew, "
+                      "relative to that file")
 
 
 def _check(job: Job, found: Sequence[Findings]) -> None:
@@ -127,8 +136,8 @@ def _write_manifest(folder: Path, job: Job, found: Sequence[Findings]) -> None:
         "splits": splits,
         "rejected": reasons.total(),
         "rejected_reasons": dict(sorted(reasons.items(), key=lambda item: (-item[1], item[0]))),
-        "checksums": {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in derived},
-        "schema_sha256": hashlib.sha256((folder / SCHEMA_FILE).read_bytes()).hexdigest(),
+        "checksums": {str(path.relative_to(folder)): sha256(path) for path in derived},
+        "schema_sha256": sha256(folder / SCHEMA_FILE),
         "made_from": job.fingerprint,
         "command": shlex.join(job.command),
         "versions": {package: metadata.version(package) for package in _PACKAGES},

@@ -5,10 +5,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+_NOTHING = "-"
+
 
 def print_summary(console: Console, statistics: dict, rejected: int, output: Path) -> None:
     """Prints a table of the fields, a table of the splits, and where the data is."""
     console.print(_fields(statistics["fields"], statistics["splits"]["valid"]["fields"]))
+    for name, field in statistics["fields"].items():
+        for note in _notes(field):
+            console.print(f"{name}: {note}")
     console.print(_splits(statistics["splits"]))
     if rejected:
         console.print(f"{rejected:,} malformed rows: see {output / 'rejected'}")
@@ -22,16 +27,31 @@ def _fields(fields: dict[str, dict], valid: dict[str, dict]) -> Table:
     for heading in ("rows", "missing", "unknown", "new in valid", "top value"):
         table.add_column(heading, justify="right")
     for name, field in fields.items():
-        shares = (field["missing_share"], field["unknown_share"], valid[name]["unknown_share"], field["top_share"])
-        table.add_row(name, field["kind"], f"{field['table_rows']:,}", *(f"{share:.2%}" for share in shares))
+        shares = (field["missing_share"], field.get("unknown_share"), valid[name].get("unknown_share"), field.get("top_share"))
+        rows = f"{field['table_rows']:,}" if "table_rows" in field else _NOTHING
+        table.add_row(name, field["kind"], rows, *(_NOTHING if share is None else f"{share:.2%}" for share in shares))
     return table
+
+
+def _notes(field: dict) -> list[str]:
+    """What the table has no column for."""
+    notes = []
+    if "collision_rate" in field:
+        notes.append(f"about {field['distinct']:,} different values in {field['buckets']:,} buckets; {field['collision_rate']:.1%} of them "
+                     "share a bucket with another")
+    if "mean_length" in field:
+        notes.append(f"{field['mean_length']:.1f} values a row, at most {field['longest']:,.0f}; {field['cut_share']:.1%} of the rows lose "
+                     "some to max_length")
+    return notes
 
 
 def _splits(splits: dict[str, dict]) -> Table:
     table = Table(title="Splits", title_justify="left")
+    unlabelled = any(split["unlabelled"] for split in splits.values())
     table.add_column("split")
-    for heading in ("rows", "clicks", "label rate"):
+    for heading in ("rows", *["unlabelled"] * unlabelled, "clicks", "label rate"):
         table.add_column(heading, justify="right")
     for name, split in splits.items():
-        table.add_row(name, f"{split['rows']:,}", f"{split['positives']:,}", f"{split['label_rate']:.4f}")
+        counts = (split["rows"], *[split["unlabelled"]] * unlabelled, split["positives"])
+        table.add_row(name, *(f"{count:,}" for count in counts), f"{split['label_rate']:.4f}")
     return table

@@ -16,14 +16,16 @@ from preprocessing import values
 from preprocessing.errors import UserError
 from preprocessing.files import replaced_file
 from preprocessing.schema import VECTORS, Schema, VectorField
-from preprocessing.vocabulary_files import write_values
+from preprocessing.vocabulary_files import read_values, write_values
 
 
-def copy_side_tables(schema: Schema, base: Path, folder: Path) -> None:
+def copy_side_tables(schema: Schema, base: Path, folder: Path, earlier: Path | None = None) -> None:
     """Writes the side table of each vector field that has one into the data folder `folder`.
 
     Args:
       base: what the tables' paths are relative to: the folder of the schema's file.
+      earlier: a data folder whose keys keep their rows, and their vectors unless the table has newer ones; keys that it
+        does not know come behind them.
 
     Raises:
       UserError: a table is absent, cannot be read, has keys that are missing or twice the same, or has vectors of another
@@ -31,10 +33,13 @@ def copy_side_tables(schema: Schema, base: Path, folder: Path) -> None:
     """
     for field in schema.vector_fields:
         if field.table:
-            _copy(field, base / field.table.file, schema.missing, folder / VECTORS)
+            keys, vectors = _checked(field, base / field.table.file, schema.missing)
+            if earlier:
+                keys, vectors = _behind(field, earlier / VECTORS, keys, vectors)
+            _write(field, keys, vectors, folder / VECTORS)
 
 
-def _copy(field: VectorField, path: Path, missing: tuple[str, ...], folder: Path) -> None:
+def _checked(field: VectorField, path: Path, missing: tuple[str, ...]) -> tuple[pa.Array, np.ndarray]:
     table = f"field {field.name!r}: side table {path}"
     if not path.is_file():
         raise UserError(f"{table} does not exist: expected a .npz or .parquet file, relative to the schema's file; correct `table.file`")
@@ -42,7 +47,20 @@ def _copy(field: VectorField, path: Path, missing: tuple[str, ...], folder: Path
     if len(key_column) != len(value_column):
         raise UserError(f"{table} has {len(key_column)} keys and {len(value_column)} vectors, expected as many; write it again")
     keys = _checked_keys(key_column, missing, table)
-    vectors = _checked_vectors(value_column, field.size, table)
+    return keys, _checked_vectors(value_column, field.size, table)
+
+
+def _behind(field: VectorField, earlier: Path, keys: pa.Array, vectors: np.ndarray) -> tuple[pa.Array, np.ndarray]:
+    """The earlier keys, then the new ones among `keys`, and the newest vector of each."""
+    old_keys, old_vectors = read_values(earlier / f"{field.name}.txt"), np.load(earlier / f"{field.name}.npy", mmap_mode="r")[1:]
+    place = pc.index_in(keys, value_set=old_keys)
+    known = place.is_valid().to_numpy(zero_copy_only=False)
+    together = np.concatenate([old_vectors, vectors[~known]])
+    together[place.drop_null().to_numpy()] = vectors[known]
+    return pa.concat_arrays([old_keys, keys.filter(pa.array(~known))]), together
+
+
+def _write(field: VectorField, keys: pa.Array, vectors: np.ndarray, folder: Path) -> None:
     write_values(folder / f"{field.name}.txt", keys)
     with replaced_file(folder / f"{field.name}.npy") as temporary:
         matrix = np.lib.format.open_memmap(temporary, "w+", np.float32, (1 + len(keys), field.size))

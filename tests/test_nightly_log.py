@@ -18,6 +18,8 @@ SCHEMA = {
         {"name": "price", "kind": "numeric", "buckets": 4},
         {"name": "item", "kind": "categorical", "min_count": 2},
         {"name": "last", "column": "user", "kind": "categorical", "hash_buckets": 7},
+        {"name": "image", "column": "item", "kind": "vector", "size": 2,
+         "table": {"file": "images.npz", "key": "item", "values": "image"}},
     ],
 }
 
@@ -41,11 +43,16 @@ def schema_file(work):
     return write_schema(work / "schema.yaml", **SCHEMA)
 
 
+def write_images(work, images: dict[str, list[float]]) -> None:
+    np.savez(work / "images.npz", item=list(images), image=np.array(list(images.values()), np.float32))
+
+
 @pytest.fixture(scope="module")
 def first(work, schema_file):
     """Users u0 (half of the rows), u1, u2; items i0 to i3 equally often in the training rows."""
     rows = [row(time, f"u{(time % 4) // 2 * (time % 3)}", f"i{time % 4}", str(time % 2)) for time in range(100)]
     output = work / "first"
+    write_images(work, {"i0": [0, 1], "i3": [3, 1]})
     assert preprocess("--input", write(work / "first.csv", rows), "--schema", schema_file, "--output", output) == 0
     return output
 
@@ -101,7 +108,7 @@ def test_new_frequent_values_stand_behind_the_old_ones(first, grown):
 
 def test_a_grown_schema_has_more_rows_and_moved_offsets(first, grown):
     before, now = load_data_folder_schema(first), load_data_folder_schema(grown)
-    assert [field.rows for field in now.fields] == [before.fields[0].rows + 1, before.fields[1].rows, before.fields[2].rows + 2, 9]
+    assert [field.rows for field in now.fields] == [before.fields[0].rows + 1, before.fields[1].rows, before.fields[2].rows + 2, 9, 3]
     assert now.fields[1].offset == before.fields[1].offset + 1
 
 
@@ -120,13 +127,28 @@ def test_growing_again_by_the_same_log_changes_nothing(work, grown, night):
         entry["sha256"] for split in SPLITS for entry in manifest(grown)["splits"][split]["files"]]
 
 
+def test_a_grown_side_table_keeps_rows_and_takes_newer_vectors(work, first, night, schema_file):
+    write_images(work, {"n3": [9, 3], "i3": [3, 2]})
+    output = work / "images"
+    assert preprocess("--input", night, "--transform_from", first, "--schema", schema_file, "--grow_vocabulary", "--output", output) == 0
+    assert (output / "vectors" / "image.txt").read_text().split() == ["i0", "i3", "n3"]
+    assert np.load(output / "vectors" / "image.npy").tolist() == [[0, 0], [0, 1], [3, 2], [9, 3]]
+
+
+def test_side_tables_that_cannot_be_found_stay(work, first, night, capsys):
+    arguments = ("--input", night, "--transform_from", first, "--grow_vocabulary", "--output", work / "tables_stay")
+    assert preprocess(*arguments) == 0
+    assert "side tables stay as they are" in capsys.readouterr().out
+    assert (work / "tables_stay" / "vectors" / "image.npy").read_bytes() == (first / "vectors" / "image.npy").read_bytes()
+
+
 def test_a_log_without_labels_can_be_written(work, first):
     log = work / "unlabelled.csv"
     log.write_text("time,user,price,item\n1,u1,3,i2\n2,u1,,i3\n")
     assert preprocess("--input", log, "--transform_from", first, "--output", work / "unlabelled") == 0
     assert read_records(work / "unlabelled", "train")["label"].tolist() == [[-1], [-1]]
-    assert manifest(work / "unlabelled")["splits"]["train"] | {"files": []} == {
-        "rows": 2, "positives": 0, "unlabelled": 2, "files": []}
+    counts = manifest(work / "unlabelled")["splits"]["train"]
+    assert (counts["rows"], counts["positives"], counts["unlabelled"]) == (2, 0, 2)
 
 
 def test_another_split_may_be_given(work, first, night):
@@ -137,13 +159,13 @@ def test_another_split_may_be_given(work, first, night):
 
 
 def test_other_fields_are_refused(work, first, night, capsys):
-    fields = [*SCHEMA["fields"][:2], SCHEMA["fields"][2] | {"min_count": 3}, SCHEMA["fields"][3]]
+    fields = [*SCHEMA["fields"][:2], SCHEMA["fields"][2] | {"min_count": 3}, *SCHEMA["fields"][3:]]
     other = write_schema(work / "fields.yaml", **SCHEMA | {"fields": fields})
     message = failed(capsys, "--input", night, "--transform_from", first, "--schema", other, "--output", work / "refused")
     assert "has other fields than schema 'shop': 'item' is" in message and "'min_count': 3" in message
     turned = write_schema(work / "turned.yaml", **SCHEMA | {"fields": SCHEMA["fields"][::-1]})
     message = failed(capsys, "--input", night, "--transform_from", first, "--schema", turned, "--output", work / "refused")
-    assert "their order is ['user', 'price', 'item', 'last', 'missing'] there" in message
+    assert "their order is ['user', 'price', 'item', 'last', 'image', 'missing'] there" in message
 
 
 def test_flags_that_need_one_another(work, first, night, schema_file, capsys):

@@ -170,12 +170,14 @@ def test_the_graph_never_sees_label_group_or_time(data_dir):
     assert tft.TFTransformOutput(str(data_dir)).raw_feature_spec().keys() == {"user", "price", "item", "note"}
 
 
-def test_workers_and_runs_change_nothing(work, data_dir):
-    again = work / "again"
+@pytest.mark.parametrize(("mode", "workers"), [("in_memory", 1), ("multi_processing", 2)])
+def test_workers_and_runs_change_nothing(work, data_dir, mode, workers):
+    again = work / mode
     assert preprocess("--input", work / "log" / "log-*", "--schema", work / "schema.yaml", "--output", again,
-                      "--direct_running_mode=multi_threading", "--direct_num_workers=2") == 0
+                      f"--direct_running_mode={mode}", f"--direct_num_workers={workers}") == 0
     assert checksums(again) == checksums(data_dir)
-    assert manifest(again)["splits"] == manifest(data_dir)["splits"]
+    for key in ("splits", "checksums", "rejected_reasons"):
+        assert manifest(again)[key] == manifest(data_dir)[key]
 
 
 def test_the_order_of_files_and_rows_changes_no_id(work, data_dir):

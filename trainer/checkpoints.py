@@ -25,7 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.files import flush, write_atomically
+from preprocessing.files import flush, sha256, write_atomically
 from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.config import Config, load_config
 from trainer.distribute import first_copy
@@ -86,18 +86,10 @@ def _name(epoch: int) -> str:
     return f"epoch-{epoch:04d}"
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def _checksums(paths: Iterable[Path]) -> dict[str, str]:
     paths = list(paths)
     with ThreadPoolExecutor(2) as pool:  # one for model.*, one for optimizer.*, which are the large ones
-        return dict(zip([path.name for path in paths], pool.map(_sha256, paths), strict=True))
+        return dict(zip([path.name for path in paths], pool.map(sha256, paths), strict=True))
 
 
 def seal(checkpoint: Path) -> None:
