@@ -36,7 +36,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from preprocessing import errors
 from preprocessing.errors import UserError
-from preprocessing.schema import SCHEMA_FILE, CategoricalField, Label, NumericField, Schema, TimeSplit
+from preprocessing.schema import (
+    SCHEMA_FILE,
+    CategoricalField,
+    DriftLimits,
+    FieldDriftLimits,
+    Label,
+    NumericField,
+    Schema,
+    TimeSplit,
+)
 
 START = 1_767_225_600  # 2026-01-01 00:00 UTC, a Thursday
 START_WEEKDAY = 3
@@ -401,6 +410,8 @@ def make_schema(settings: Settings) -> Schema:
             *(CategoricalField(name=name, min_count=rare.get(name, 1)) for name in categorical),
             *(NumericField(name=name, buckets=16) for name in numeric),
         ),
+        # Every day differs from the days before in its weekday.
+        drift=DriftLimits(fields={"weekday": FieldDriftLimits(infinity_norm=1)}),
     )
 
 
