@@ -59,20 +59,46 @@ def draw_rows(rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.stack([user, item, hour], axis=1), click.astype(np.int64)
 
 
-def write_data_folder(folder: Path, rows: int = 640, files: int = 2, unlabelled_share: float = 0.0) -> Path:
+def write_data_folder(folder: Path, rows: int = 640, files: int = 2, unlabelled_every: int = 0, weighted: bool = False) -> Path:
     """Writes a finished data folder of the tiny schema with `rows` training rows; value n of a field is called FIELDn.
 
     Args:
-      unlabelled_share: share of the training and validation rows whose label is left out.
+      unlabelled_every: 5 leaves out the label of every fifth row of each split.
+      weighted: whether rows have weights from 0.5 to 2.
     """
     splits = {}
     for seed, split in enumerate(SPLITS):
         ids, labels = draw_rows(rows if split == "train" else rows // 2, seed)
-        if split != "test":
-            labels[np.random.default_rng(seed).random(len(labels)) < unlabelled_share] = UNLABELLED
-        splits[split] = ids, labels
+        if unlabelled_every:
+            labels[::unlabelled_every] = UNLABELLED
+        splits[split] = ids, labels, {"weight": np.random.default_rng(seed).uniform(0.5, 2.0, len(labels))} if weighted else {}
     meanings = {name: [f"{name}{value}" for value in range(2, size)] for name, size in FIELD_ROWS.items()}
-    return write_folder(folder, meanings, splits, files)
+    return write_folder(folder, meanings, splits, files, **({"weight": "importance"} if weighted else {}))
+
+
+def write_folder_of_all_kinds(folder: Path, rows: int = 640) -> Path:
+    """Writes a finished data folder with a field of every kind, a shared and a hashed vocabulary, weights and keys.
+
+    `history` owns the vocabulary of the items; `item` and `last` are id fields that share it. A click follows from whether
+    user and item are even. Every fourth row has no label.
+    """
+    splits = {}
+    for seed, split in enumerate(SPLITS):
+        rng, size = np.random.default_rng(seed), rows if split == "train" else rows // 2
+        user, item = rng.integers(2, 12, size), rng.integers(2, 22, size)
+        history = [rng.integers(2, 22, length) for length in rng.integers(0, 4, size)]
+        last = [values[-1] if len(values) else 0 for values in history]
+        ids = np.stack([user, item, last, rng.integers(2, 5, size), rng.integers(2, 7, size)], axis=1)
+        labels = (rng.random(size) < np.where((user + item) % 2 == 0, 0.8, 0.2)).astype(np.int64)
+        labels[::4] = UNLABELLED
+        splits[split] = ids, labels, {
+            "history": history, "image": rng.normal(size=(size, 2)), "image_missing": np.zeros(size, np.int64),
+            "key": [f"row {row}" for row in range(size)], "weight": rng.uniform(0.5, 2.0, size), "timestamp": np.arange(size)}
+    meanings = {"history": [f"item{value}" for value in range(2, 22)], "user": [f"user{value}" for value in range(2, 12)],
+                "price": [1.0, 2.0]}
+    fields = {"history": {"kind": "sequence", "max_length": 3}, "user": {}, "item": {"vocabulary": "history"},
+              "last": {"vocabulary": "history"}, "price": {}, "device": {"hash_buckets": 5}, "image": {"kind": "vector", "size": 2}}
+    return write_folder(folder, meanings, splits, fields=fields, key="row", weight="importance", timestamp="time")
 
 
 def write_folder(folder: Path, meanings: Mapping[str, Sequence[str] | Sequence[float]], splits: Mapping[str, tuple],

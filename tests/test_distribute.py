@@ -127,7 +127,8 @@ def test_other_errors_of_tensorflow_stay_what_they_are():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=1024)
+    """1280 training rows of which 1024 have a label, half of them in each of two files."""
+    return write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=1280, unlabelled_every=5, weighted=True)
 
 
 @pytest.fixture(scope="module")
@@ -252,7 +253,7 @@ def test_two_workers_pretrain_as_well_as_one_process(clusters, data, tmp_path):
     assert figures(clusters, "pretrain")["codes"] == [0, 0]
     one = in_one_process(tmp_path / "one", data, "pretrain", local_settings(clusters, "pretrain")).history()
     two = StageCheckpoints(clusters / "servers", "pretrain").history()
-    assert [record["step"] for record in two] == [8, 16, 24, 32] == [record["step"] for record in one]
+    assert [record["step"] for record in two] == [10, 20, 30, 40] == [record["step"] for record in one]
     assert two[-1]["valid"]["loss"] == pytest.approx(one[-1]["valid"]["loss"], rel=0.1)
     assert two[0]["train"]["loss"] > 1.3 * two[-1]["train"]["loss"]
     assert two[-1]["train"]["loss"] != one[-1]["train"]["loss"]

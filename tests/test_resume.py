@@ -27,7 +27,7 @@ from trainer.prediction import Predictor
 
 STAGES = ("pretrain", "finetune")
 SETTINGS = [part for assignment in (
-    "model.embedding_dim=4", "model.dcn.hidden_units=[16]", "pretrain.epochs=3", "pretrain.batch_size=64", "pretrain.min_steps=4",
+    "model.embedding_dim=4", "model.dcn.hidden_units=[16]", "pretrain.epochs=3", "pretrain.batch_size=80", "pretrain.min_steps=4",
     "finetune.epochs=3", "finetune.batch_size=64", "finetune.min_steps=4", "finetune.learning_rate=0.01",
     "pretrain.learning_rate=0.01", "pretrain.dropout=0.1", "finetune.feature_mask_rate=0.1", "finetune.learning_rate_schedule=plateau",
 ) for part in ("--set", assignment)]
@@ -44,7 +44,7 @@ def draw_moments(seed: int) -> list[tuple[str, str, int]]:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    return write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=256)
+    return write_data_folder(tmp_path_factory.mktemp("data") / "tiny", rows=320, unlabelled_every=5, weighted=True)
 
 
 @pytest.fixture(scope="module")
