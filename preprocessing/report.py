@@ -37,7 +37,7 @@ def _notes(field: dict) -> list[str]:
     """What the table has no column for."""
     notes = []
     if "collision_rate" in field:
-        notes.append(f"about {field['distinct']:,} different values in {field['buckets']:,} buckets; {field['collision_rate']:.1%} of them "
+        notes.append(f"about {field['distinct']:,} different values in {field['hash_buckets']:,} buckets; {field['collision_rate']:.1%} of them "
                      "share a bucket with another")
     if "mean_length" in field:
         notes.append(f"{field['mean_length']:.1f} values a row, at most {field['longest']:,.0f}; {field['cut_share']:.1%} of the rows lose "
