@@ -33,6 +33,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--separator", choices=("comma", "tab"), default="comma", help="between columns (default: %(default)s)")
     parser.add_argument("--missing", action="append", default=[], metavar="TEXT",
                         help="a text that means no value in numeric columns, beside the empty one; may be repeated")  # fmt: skip
+    parser.add_argument("--list_separator", default="|", metavar="TEXT",
+                        help="between the values of a cell, in columns of lists and of vectors (default: %(default)s)")  # fmt: skip
     parser.add_argument("--max_rejected_share", type=float, default=MAX_REJECTED_SHARE, metavar="SHARE",
                         help="fail if more than this share of the rows is malformed (default: %(default)s)")  # fmt: skip
     parser.add_argument("--signature", default="predict", help="signature with one tensor a column (default: %(default)s)")
@@ -63,7 +65,8 @@ def _main(argv: Sequence[str]) -> None:
         version = client.wait_until_ready(arguments.wait)
         print(f"model {arguments.model} version {version} on {arguments.server}", file=sys.stderr)
         separator = {"comma": ",", "tab": "\t"}[arguments.separator]
-        score_csv(client, arguments.input, arguments.output, separator, arguments.missing, arguments.max_rejected_share)
+        score_csv(client, arguments.input, arguments.output, separator, arguments.missing, arguments.max_rejected_share,
+                  arguments.list_separator)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -106,15 +106,16 @@ class PredictClient:
                 )
             time.sleep(RETRY_SECONDS)
 
-    def input_dtypes(self) -> dict[str, tf.DType]:
+    def input_specs(self) -> dict[str, tf.TensorSpec]:
         """The columns that the signature takes, by GetModelMetadata, asked once."""
-        return _dtypes(self._definition().inputs)
+        return _specs(self._definition().inputs)
 
     def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """Scores rows, `chunk_rows` a call.
 
         Args:
-          columns: one sequence a column of the signature, all of one length; strings or numbers as the column is.
+          columns: one sequence a column of the signature, all of one length; strings or numbers as the column is. A
+            column of lists takes a sequence of strings a row, of any length; a column of vectors an array [rows, size].
 
         Returns:
           One float32 `[rows]` array an output, `probability` and `logit`.
@@ -128,7 +129,7 @@ class PredictClient:
             raise _invalid(f"columns must be of one length, received {lengths}")
         rows = next(iter(lengths.values()))
         if rows == 0:  # never sent: a server that batches does not answer an empty call
-            return {name: np.zeros(0, dtype.as_numpy_dtype) for name, dtype in _dtypes(self._definition().outputs).items()}
+            return {name: np.zeros(0, spec.dtype.as_numpy_dtype) for name, spec in _specs(self._definition().outputs).items()}
         answers = [
             self._call({name: array[start : start + self._chunk_rows] for name, array in arrays.items()})
             for start in range(0, rows, self._chunk_rows)
@@ -136,7 +137,7 @@ class PredictClient:
         return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
 
     def _checked(self, columns: Mapping[str, Sequence]) -> Iterable[str]:
-        wanted = self.input_dtypes()
+        wanted = self.input_specs()
         if set(columns) != set(wanted):
             raise _invalid(
                 f"model {self._model} takes the columns {sorted(wanted)}: missing {sorted(set(wanted) - set(columns))}, "
@@ -145,20 +146,26 @@ class PredictClient:
         return wanted
 
     def _as_array(self, name: str, values: Sequence) -> np.ndarray:
-        dtype = self.input_dtypes()[name]
+        spec = self.input_specs()[name]
+        texts = spec.dtype == tf.string
         try:
-            array = np.asarray(values, dtype=object if dtype == tf.string else dtype.as_numpy_dtype)
+            if not len(values):
+                return np.empty([0] * spec.shape.rank, object)
+            if texts and spec.shape.rank == 2:
+                values = _filled_up(values)
+            array = np.asarray(values, dtype=object if texts else spec.dtype.as_numpy_dtype)
         except (TypeError, ValueError) as error:
-            raise _invalid(f"column {name}: expected {dtype.name} values: {error}") from error
-        if array.ndim != 1:
-            raise _invalid(f"column {name}: expected one value a row, received an array of shape {array.shape}")
+            raise _invalid(f"column {name}: expected {spec.dtype.name} values: {error}") from error
+        if not spec.shape.is_compatible_with(array.shape):
+            expected = "one value a row" if spec.shape.rank == 1 else f"{spec.shape[1] or 'several'} values a row"
+            raise _invalid(f"column {name}: expected {expected}, received an array of shape {array.shape}")
         return array
 
     def _call(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         request = predict_pb2.PredictRequest()
         self._name(request, self._signature)
         for name, array in arrays.items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype=self.input_dtypes()[name]))
+            request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype=self.input_specs()[name].dtype))
         with self._explained():
             response = self._predict.Predict(request, timeout=self._deadline)
         return {name: tf.make_ndarray(proto) for name, proto in sorted(response.outputs.items())}
@@ -209,8 +216,16 @@ class PredictClient:
             raise PredictError(f"model {self._model} on {self._server}: {what} ({code.name}: {error.details()})", code) from error
 
 
-def _dtypes(tensors: Mapping[str, TensorInfo]) -> dict[str, tf.DType]:
-    return {name: tf.DType(info.dtype) for name, info in sorted(tensors.items())}
+def _specs(tensors: Mapping[str, TensorInfo]) -> dict[str, tf.TensorSpec]:
+    return {name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.DType(info.dtype)) for name, info in sorted(tensors.items())}
+
+
+def _filled_up(lists: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Lists of texts, made equally long by empty ones, which mean nothing to the model."""
+    if any(isinstance(one, str | bytes) for one in lists):
+        raise TypeError("a sequence of texts a row, received a text")
+    longest = max(map(len, lists))
+    return [[*one, *[""] * (longest - len(one))] for one in lists]
 
 
 def _invalid(message: str) -> PredictError:

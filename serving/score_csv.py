@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,14 +18,17 @@ import pyarrow.csv as pacsv
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from preprocessing import values  # what a cell means must not differ
 from preprocessing.errors import UserError
 from preprocessing.rows import rejections
 from preprocessing.sources import Batch, Descriptor, Layout, Rejection, column_names, read
-from preprocessing.values import RowReasons, numbers, single_precision  # what a number is must not differ
+from preprocessing.values import RowReasons
 
 REJECTIONS_SHOWN = 5
 MAX_REJECTED_SHARE = 0.01
 SECONDS_BETWEEN_LINES = 10.0
+
+Reader = Callable[[pa.Array, RowReasons], np.ndarray]
 
 
 @dataclass
@@ -33,7 +36,7 @@ class _Block:
     """A stretch of the file: the well-formed rows, where they belong among all its rows, and the malformed ones.
 
     Attributes:
-      columns: by name, an object array of bytes, or float32 with NaN where missing; each `[good rows]`.
+      columns: by name, as `PredictClient.predict` takes them; each `[good rows, ...]`.
       places: int64 `[good rows]`, places among the `rows` of the block.
       rows: number of rows, malformed ones included.
       bytes_read: how far into the (compressed) file the reader was after this block.
@@ -75,7 +78,7 @@ def check_paths(source: Path, output: Path | None) -> None:
 
 
 def score_csv(client, source: Path, output: Path | None, separator: str = ",", missing: Sequence[str] = (),
-              max_rejected_share: float = MAX_REJECTED_SHARE) -> int:  # fmt: skip
+              max_rejected_share: float = MAX_REJECTED_SHARE, list_separator: str = "|") -> int:  # fmt: skip
     """Writes one line of answers a row of `source` and returns the number of rows.
 
     A malformed row (wrong number of columns, text in a numeric column, not UTF-8, as in preprocessing) keeps its line
@@ -88,16 +91,17 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
       separator: between the columns of `source`.
       missing: texts that mean no value in numeric columns, beside the empty one.
       max_rejected_share: above this share of malformed rows nothing is written.
+      list_separator: between the values of a cell, in columns of lists and of vectors.
 
     Raises:
       UserError: the file is absent, empty, lacks a column, or has too many malformed rows; or a call failed.
     """
     check_paths(source, output)
-    numeric = _numeric_columns(client.input_dtypes())
-    layout = Layout(source.name, tuple(numeric), format="csv", separator=separator)
+    readers = _readers(client.input_specs(), tuple(missing), list_separator)
+    layout = Layout(source.name, tuple(readers), format="csv", separator=separator)
     rows, rejected = 0, _Rejected()
     with _answer_file(output) as sink, _Progress(source) as progress:
-        for block in _read_blocks(source, layout, numeric, tuple(missing)):
+        for block in _read_blocks(source, layout, readers):
             answers = client.predict(block.columns)
             if not rows:
                 sink.write((",".join(answers) + "\n").encode())
@@ -114,32 +118,43 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
     return rows
 
 
-def _numeric_columns(dtypes) -> dict[str, bool]:
-    """The columns of the signature, and whether each is numeric."""
-    odd = {name: dtype.name for name, dtype in dtypes.items() if dtype.name not in ("string", "float32")}
+def _readers(specs, missing: tuple[str, ...], list_separator: str) -> dict[str, Reader]:
+    """How the column of each tensor of the signature is read."""
+    odd = {name: spec.dtype.name for name, spec in specs.items() if spec.dtype.name not in ("string", "float32")}
     if odd:
         raise UserError(f"the signature takes {odd}, and a CSV file can give string and float32 only: choose another --signature")
-    return {name: dtype.name == "float32" for name, dtype in dtypes.items()}
+    return {name: _reader(name, spec, missing, list_separator) for name, spec in specs.items()}
 
 
-def _read_blocks(source: Path, layout: Layout, numeric: dict[str, bool], missing: tuple[str, ...]) -> Iterator[_Block]:
+def _reader(name: str, spec, missing: tuple[str, ...], list_separator: str) -> Reader:
+    role, several = f"column {name!r}", spec.shape.rank == 2
+    if spec.dtype.name == "string":
+        if several:
+            return lambda column, reasons: _objects(values.lists(column, list_separator, (), role, reasons))
+        return lambda column, reasons: _objects(column.cast(pa.binary()))
+    if several:
+        return lambda column, reasons: values.vectors(column, spec.shape[1], list_separator, missing, role, reasons)
+    return lambda column, reasons: values.single_precision(values.numbers(column, missing, role, reasons))
+
+
+def _objects(column: pa.Array) -> np.ndarray:
+    objects = np.empty(len(column), object)
+    objects[:] = column.to_pylist()
+    return objects
+
+
+def _read_blocks(source: Path, layout: Layout, readers: Mapping[str, Reader]) -> Iterator[_Block]:
     try:
         _check_header(column_names(str(source), layout), source, layout.columns)
         for batch in read(Descriptor(0, 1, str(source)), layout):
-            yield _typed(batch, numeric, missing)
+            yield _typed(batch, readers)
     except OSError as error:
         raise UserError(f"input {source} cannot be read: {error}") from error
 
 
-def _typed(batch: Batch, numeric: dict[str, bool], missing: tuple[str, ...]) -> _Block:
+def _typed(batch: Batch, readers: Mapping[str, Reader]) -> _Block:
     reasons = RowReasons(len(batch.columns))
-    columns = {}
-    for name, is_number in numeric.items():
-        column = batch.columns[name]
-        if is_number:
-            columns[name] = single_precision(numbers(column, missing, f"column {name!r}", reasons))
-        else:
-            columns[name] = np.array(column.cast(pa.binary()).to_pylist(), dtype=object)
+    columns = {name: reader(batch.columns[name], reasons) for name, reader in readers.items()}
     good = reasons.good
     return _Block(
         {name: column[good] for name, column in columns.items()}, _places(batch)[good],

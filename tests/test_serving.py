@@ -474,12 +474,13 @@ def test_the_command_explains_absent_files(score, server, tmp_path, capsys):
 SCORE_WITHOUT_SERVER = """
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 from preprocessing.errors import run
 from serving.score_csv import score_csv
 class Client:
-    def input_dtypes(self):
-        return {"price": np.dtype("float32")}
+    def input_specs(self):
+        return {"price": SimpleNamespace(dtype=np.dtype("float32"), shape=SimpleNamespace(rank=1))}
 sys.exit(run(lambda paths: score_csv(Client(), Path(paths[0]), None)))
 """
 

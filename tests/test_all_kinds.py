@@ -1,0 +1,317 @@
+"""Every kind of field and every role, from a log with every oddity to records, statistics and the served model."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_transform as tft
+import yaml
+from click_logs import failed, manifest, preprocess
+
+from preprocessing.schema import SPLITS, load_data_folder_schema
+from preprocessing.transform import raw_feature_spec
+from preprocessing.values import single_precision
+from serving.export import publish
+from serving.signatures import DEFAULT_SIGNATURE, NAMED_SIGNATURE
+
+ROWS = 1200
+MISSING = ["NULL", "-1"]
+COLUMNS = ["id", "click", "weight", "when", "user", "item", "seller", "price", "visits", "history", "genres", "image", "cover"]
+SCHEMA = {
+    "name": "kinds",
+    "label": {"column": "click"},
+    "missing": MISSING,
+    "group": "user",
+    "timestamp": {"column": "when", "unit": "iso"},
+    "key": "id",
+    "weight": "weight",
+    "split": {"by": "hash", "key": ["id"], "valid": 0.2, "test": 0.2},
+    "fields": [
+        {"name": "user", "kind": "categorical", "hash_buckets": 40},
+        {"name": "item", "kind": "categorical", "min_count": 2},
+        {"name": "price", "kind": "numeric", "buckets": 5},
+        {"name": "visits", "kind": "numeric", "bucketing": "log_square"},
+        {"name": "seller", "kind": "categorical", "max_size": 3},
+        {"name": "history", "kind": "sequence", "separator": " ", "vocabulary": "item", "max_length": 3},
+        {"name": "genres", "kind": "multivalued", "max_length": 2},
+        {"name": "image", "kind": "vector", "size": 2},
+        {"name": "cover", "kind": "vector", "size": 3, "table": {"file": "tables/covers.npz", "key": "item", "values": "vector"}},
+    ],
+}
+COVERS = {"c0": [0, 1, 2], "c1": [3, 4, 5], "c2": [6, 7, 8]}
+
+
+def make_log():
+    """Cells by column, as texts."""
+    rng = np.random.default_rng(0)
+
+    def one_of(*texts):
+        return lambda: texts[rng.integers(len(texts))]
+
+    def items(separator, most):
+        return lambda: separator.join(f"i{item}" if item else ("NULL", "", "new")[rng.integers(3)]
+                                      for item in rng.integers(0, 30, rng.integers(most)))
+
+    oddly = {
+        "click": one_of("0", "1", "1", "0", "", "NULL"),
+        "weight": one_of("1", "0.5", "0"),
+        "when": one_of("2026-01-31", "2026-01-31T12:00:00.5Z", "1969-12-31 23:59:59+01:00"),
+        "user": one_of("", "NULL", "-1", "\xfcml", 'said "hi"', "two\nlines", "a,b", *(f"u{user}" for user in range(50))),
+        "item": lambda: f"i{min(rng.zipf(1.5), 300)}",
+        "seller": one_of("s1", "s2", "s3", "s4", "", "NULL"),
+        "price": one_of("", "NaN", "inf", "-inf", "1e308", "-1", "-1.0", "NULL", "0", *(f"{price:.3f}" for price in rng.lognormal(2, 1, 50))),
+        "visits": lambda: str(min(rng.zipf(1.3), 10**9) - 2),
+        "history": items(" ", 6),
+        "genres": items("|", 5),
+        "image": one_of("", "NULL", "|", "nan|nan", "0.5|-2", "1e-3|3"),
+        "cover": one_of("c0", "c1", "c2", "c9", "", "NULL"),
+    }
+    return [{"id": f"r{row}", **{name: make() for name, make in oddly.items()}} for row in range(ROWS)]
+
+
+@pytest.fixture(scope="module")
+def log():
+    return make_log()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("kinds")
+
+
+@pytest.fixture(scope="module")
+def data_dir(work, log):
+    (work / "tables").mkdir()
+    np.savez(work / "tables" / "covers.npz", item=np.array(list(COVERS)), vector=np.array(list(COVERS.values()), np.float64))
+    (work / "kinds.yaml").write_text(yaml.safe_dump(SCHEMA))
+    with (work / "log.csv").open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, COLUMNS)
+        writer.writeheader()
+        writer.writerows(log)
+        writer.writerow(log[0] | {"id": "bad1", "image": "1|2|3"})
+        writer.writerow(log[0] | {"id": "bad2", "weight": "-1.5"})
+        writer.writerow(log[0] | {"id": "bad3", "when": "yesterday"})
+    output = work / "data"
+    assert preprocess("--input", work / "log.csv", "--schema", work / "kinds.yaml", "--output", output) == 0
+    return output
+
+
+@pytest.fixture(scope="module")
+def records(data_dir):
+    """By split, by key: what protobuf reads."""
+    return {split: {features["key"][0].decode(): features for features in map(parsed, read(data_dir, split))} for split in SPLITS}
+
+
+def read(data_dir, split):
+    for entry in manifest(data_dir)["splits"][split]["files"]:
+        yield from tf.data.TFRecordDataset(str(data_dir / entry["path"])).as_numpy_iterator()
+
+
+def parsed(record):
+    features = tf.train.Example.FromString(record).features.feature
+    return {name: list(getattr(feature, feature.WhichOneof("kind")).value) for name, feature in features.items()}
+
+
+def all_records(records):
+    return {key: features for split in SPLITS for key, features in records[split].items()}
+
+
+def raw_example(row):
+    """What a client that knows nothing of preprocessing sends for a row: cells as they are, numbers as floats."""
+    features = {}
+    for name in ("user", "item", "seller", "cover"):
+        features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[row[name].encode()]))
+    for name, separator in (("history", " "), ("genres", "|")):
+        features[name] = tf.train.Feature(bytes_list=tf.train.BytesList(value=[cell.encode() for cell in row[name].split(separator)]))
+    for name in ("price", "visits"):
+        if row[name] not in ("", "NULL"):
+            features[name] = tf.train.Feature(float_list=tf.train.FloatList(value=[single_precision(np.float64(row[name]))]))
+    if row["image"] not in ("", "NULL", "|"):
+        features["image"] = tf.train.Feature(float_list=tf.train.FloatList(value=map(float, row["image"].split("|"))))
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def test_the_served_graph_gives_the_ids_of_the_records(data_dir, log, records):
+    raw = tf.io.parse_example([raw_example(row) for row in log], raw_feature_spec(load_data_folder_schema(data_dir)))
+    layer = tft.TFTransformOutput(str(data_dir)).transform_features_layer()
+    served = {name: tensor.numpy() for name, tensor in layer(raw).items()}
+    written = all_records(records)
+    assert len(written) == ROWS
+    for place, row in enumerate(log):
+        record = written[row["id"]]
+        assert served["ids"][place].tolist() == record["ids"], row
+        assert served["values"][place].tolist() == record["values"], row
+        for name, length in (("history", 3), ("genres", 2)):
+            ids = record.get(name, [])
+            assert served[name][place].tolist() == ids + [0] * (length - len(ids)), row
+        assert served["image"][place].tolist() == record["image"]
+        assert [served["image_missing"][place]] == record["image_missing"]
+        assert [served["cover"][place]] == record["cover"]
+
+
+def test_records_hold_what_the_log_says(data_dir, log, records):
+    """Recomputed by the rules of the documentation."""
+    vocabulary = (data_dir / "vocabularies" / "item.txt").read_text().splitlines()
+    instants = {"2026-01-31": 1_769_817_600_000_000, "2026-01-31T12:00:00.5Z": 1_769_860_800_500_000,
+                "1969-12-31 23:59:59+01:00": -3_601_000_000}
+    groups = {}
+    written = all_records(records)
+    for row in log:
+        record = written[row["id"]]
+        assert record.get("label") == ([int(row["click"])] if row["click"] in ("0", "1") else None)
+        assert record["weight"] == [float(row["weight"])]
+        assert record["timestamp"] == [instants[row["when"]]]
+        history = [vocabulary.index(item) + 2 if item in vocabulary else 1 for item in row["history"].split(" ") if item not in ("", "NULL")]
+        assert record.get("history", []) == history[-3:]
+        assert record["image"] == ([0, 0] if row["image"] in ("", "NULL", "|", "nan|nan")
+                                   else [np.float32(number) for number in row["image"].split("|")])
+        assert record["cover"] == [list(COVERS).index(row["cover"]) + 1 if row["cover"] in COVERS else 0]
+        user = "" if row["user"] in ("NULL", "-1") else row["user"]
+        assert groups.setdefault(user, record["group"]) == record["group"]
+    assert len({group for (group,) in groups.values()}) == len(groups) == 55
+
+
+def test_fields_that_share_a_vocabulary_share_rows_and_counts(data_dir, records):
+    schema = load_data_folder_schema(data_dir)
+    item, history = (next(field for field in schema.fields if field.name == name) for name in ("item", "history"))
+    assert (item.offset, item.rows) == (history.offset, history.rows)
+    counts = np.zeros(item.rows, np.int64)
+    for record in records["train"].values():
+        np.add.at(counts, [record["ids"][1], *record.get("history", [])], 1)
+    frequencies = np.load(data_dir / "frequencies.npy")
+    np.testing.assert_array_equal(frequencies[item.offset:item.offset + item.rows], counts)
+    assert len(frequencies) == schema.table_rows
+    assert not (data_dir / "vocabularies" / "history.txt").exists()
+    assert not (data_dir / "vocabularies" / "user.txt").exists()
+
+
+def test_vocabularies_count_the_training_cells_of_all_that_share_them(data_dir, log, records):
+    counts = {}
+    for row in log:
+        if row["id"] in records["train"]:
+            for item in [row["item"], *row["history"].split(" ")]:
+                counts[item] = counts.get(item, 0) + 1
+    kept = sorted((-count, item) for item, count in counts.items() if count >= 2 and item not in ("", "NULL"))
+    assert (data_dir / "vocabularies" / "item.txt").read_text().split() == [item for _, item in kept]
+    assert len((data_dir / "vocabularies" / "seller.txt").read_text().split()) == 3
+
+
+def test_side_tables_are_copied_with_a_row_for_no_vector(data_dir):
+    matrix = np.load(data_dir / "vectors" / "cover.npy")
+    assert matrix.dtype == np.float32
+    assert matrix.tolist() == [[0, 0, 0], *COVERS.values()]
+    assert (data_dir / "vectors" / "cover.txt").read_text() == "c0\nc1\nc2\n"
+    assert load_data_folder_schema(data_dir).vector_fields[1].rows == 4
+
+
+def test_statistics(data_dir, log, records):
+    fields = json.loads((data_dir / "statistics.json").read_text())["fields"]
+    train = [row for row in log if row["id"] in records["train"]]
+
+    def share(holds):
+        return pytest.approx(sum(map(holds, train)) / len(train))
+
+    lengths = [len([one for one in row["genres"].split("|") if one not in ("", "NULL")]) for row in train]
+    assert fields["genres"]["mean_length"] == pytest.approx(np.mean(lengths))
+    assert fields["genres"]["longest"] == max(lengths)
+    assert fields["genres"]["cut_share"] == pytest.approx(np.mean(np.array(lengths) > 2))
+    assert fields["genres"]["missing_share"] == pytest.approx(np.mean(np.array(lengths) == 0))
+    assert fields["image"]["missing_share"] == share(lambda row: row["image"] in ("", "NULL", "|", "nan|nan"))
+    assert fields["cover"]["missing_share"] == share(lambda row: row["cover"] not in COVERS)
+    assert fields["seller"]["missing_share"] == share(lambda row: row["seller"] in ("", "NULL"))
+    assert fields["user"]["hash_buckets"] == 40
+    assert 0 < fields["user"]["collision_rate"] < 1
+
+
+def test_rows_without_label_are_counted(data_dir, log, records):
+    splits = json.loads((data_dir / "statistics.json").read_text())["splits"]
+    for split in SPLITS:
+        labels = [row["click"] for row in log if row["id"] in records[split]]
+        unlabelled = sum(label not in ("0", "1") for label in labels)
+        assert manifest(data_dir)["splits"][split]["unlabelled"] == splits[split]["unlabelled"] == unlabelled
+        assert splits[split]["label_rate"] == pytest.approx(labels.count("1") / (len(labels) - unlabelled))
+
+
+def test_malformed_rows_are_named(data_dir):
+    lines = [json.loads(line) for path in (data_dir / "rejected").glob("*.jsonl") for line in path.read_text().splitlines()]
+    assert [(line["text"].split(",")[0], line["reason"]) for line in lines] == [
+        ("bad1", "field 'image' (column 'image') has another number of numbers than 2"),
+        ("bad2", "weight (column 'weight') is missing, negative or infinite"),
+        ("bad3", "timestamp (column 'when') is not an ISO 8601 time"),
+    ]
+
+
+# ---- Serving ----
+
+
+class SumOfIds:
+    """logit = sum of the ids / 100."""
+
+    def __init__(self, schema):
+        self.schema = schema
+        self.scale = tf.Variable(0.01)
+
+    def click_logits(self, ids):
+        return tf.reduce_sum(tf.cast(ids, tf.float32), axis=1) * self.scale
+
+
+@pytest.fixture(scope="module")
+def served(data_dir, work):
+    """The published model; `publish` has compared both signatures with the records, in a new process."""
+    return tf.saved_model.load(str(publish(SumOfIds(load_data_folder_schema(data_dir)), data_dir, work / "models")))
+
+
+def test_the_signatures_take_every_raw_feature(served):
+    inputs = served.signatures[NAMED_SIGNATURE].structured_input_signature[1]
+    assert {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in inputs.items()} == {
+        **dict.fromkeys(("user", "item", "seller", "cover"), ("string", [None])),
+        **dict.fromkeys(("price", "visits"), ("float32", [None])),
+        **dict.fromkeys(("history", "genres"), ("string", [None, None])),
+        "image": ("float32", [None, 2]),
+    }
+
+
+def test_both_signatures_answer_as_the_records_say(served, log, records):
+    written = all_records(records)
+    expected = [sum(written[row["id"]]["ids"]) / 100 for row in log]
+    examples = served.signatures[DEFAULT_SIGNATURE](examples=tf.constant([raw_example(row) for row in log]))
+    np.testing.assert_allclose(examples["logit"], expected, rtol=1e-5)
+    first = log[0]
+    named = served.signatures[NAMED_SIGNATURE](
+        **{name: tf.constant([first[name]]) for name in ("user", "item", "seller", "cover")},
+        **{name: tf.constant([float(first[name]) if first[name] not in ("", "NULL") else np.nan]) for name in ("price", "visits")},
+        history=tf.constant([["i1", "", "i2", ""]]), genres=tf.zeros([1, 0], tf.string), image=tf.constant([[np.nan, np.nan]]))
+    np.testing.assert_allclose(named["logit"], expected[:1], rtol=1e-5)
+
+
+# ---- Side tables that are wrong ----
+
+
+@pytest.mark.parametrize(("name", "arrays", "message"), [
+    ("absent.npz", None, "does not exist: expected a .npz or .parquet file"),
+    ("covers.txt", {}, "has a name that ends in '.txt', expected .npz or .parquet"),
+    ("a.npz", {"item": ["c0"]}, r"has no 'vector', it has \['item'\]: correct `table.key` or `table.values`"),
+    ("b.npz", {"item": ["c0"], "vector": [[1, 2, 3], [4, 5, 6]]}, "has 1 keys and 2 vectors, expected as many"),
+    ("c.npz", {"item": ["c0"], "vector": [[1, 2]]}, r"has vectors of shape \(1, 2\) and type int64, expected numbers of shape \[keys, 3\]"),
+    ("d.npz", {"item": ["c0", "c1"], "vector": [[1, 2, 3], [4, np.inf, 6]]}, "entry 2: the vector has numbers that are not finite"),
+    ("e.npz", {"item": ["c0", "c1", "c0"], "vector": np.ones([3, 3])}, r"entry 3: the key stood before \(1 such entries in all\)"),
+    ("f.npz", {"item": ["c0", "NULL"], "vector": np.ones([2, 3])}, "entry 2: the key is missing"),
+    ("g.npz", {"item": ["c0\n"], "vector": np.ones([1, 3])}, "entry 1: the key has a line end in it"),
+    ("h.npz", {"item": np.array(["c0", 1], object), "vector": np.ones([2, 3])}, "cannot be read .*: write it again"),
+    ("i.npz", b"not a zip file", "cannot be read .*: write it again"),
+    ("j.parquet", b"not Parquet", "cannot be read .*: write it again"),
+])
+def test_a_wrong_side_table_is_refused(data_dir, work, capsys, tmp_path, name, arrays, message):
+    path = tmp_path / name
+    if isinstance(arrays, bytes):
+        path.write_bytes(arrays)
+    elif arrays is not None:
+        with path.open("wb") as stream:
+            np.savez(stream, **{key: np.asarray(value) for key, value in arrays.items()})
+    cover = SCHEMA["fields"][-1] | {"table": {"file": name, "key": "item", "values": "vector"}}
+    (tmp_path / "kinds.yaml").write_text(yaml.safe_dump(SCHEMA | {"fields": [*SCHEMA["fields"][:-1], cover]}))
+    arguments = ("--input", work / "log.csv", "--schema", tmp_path / "kinds.yaml", "--output", tmp_path / "data")
+    assert re.search(f"field 'cover': side table .*{name}.*{message}", failed(capsys, *arguments))
