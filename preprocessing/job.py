@@ -20,6 +20,7 @@ class Job:
       max_rejected_share: above this share of malformed rows the run fails.
       command: the command line, for the manifest.
       transform_from: a finished data folder whose vocabularies, buckets and side tables are used instead of learnt.
+      origin: the files that the descriptors' files were written from, if they were written for this run only.
       tables_from: folder to which the paths of side tables are relative; None with `transform_from`: its side tables stay.
       grow: append new values behind those of `transform_from`.
     """
@@ -31,6 +32,7 @@ class Job:
     max_rejected_share: float = 0.01
     overwrite: bool = False
     command: tuple[str, ...] = ()
+    origin: tuple[str, ...] = ()
     tables_from: Path | None = None
     transform_from: Path | None = None
     grow: bool = False
@@ -41,7 +43,7 @@ class Job:
 
         A file of the log is known by its path, size and time of change.
         """
-        files = sorted({(one.path, one.split) for one in self.descriptors}, key=str)
+        files = sorted({(path, None) for path in self.origin} or {(one.path, one.split) for one in self.descriptors}, key=str)
         sizes = [(path, split, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path, split in files]
         earlier = sha256(self.transform_from / MANIFEST_FILE) if self.transform_from else None
         made_from = [self.schema.to_yaml(), sizes, self.compression, earlier, self.grow]

@@ -2,13 +2,15 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
 from preprocessing import errors
-from preprocessing.datasets import RECIPES
+from preprocessing.datasets import RECIPES, Log
 from preprocessing.drift import command as drift
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
@@ -112,10 +114,14 @@ def _main(argv: Sequence[str]) -> int:
         return infer.run(flags, beam_flags, _console())
     if flags.compare:
         return drift.run(flags.compare, flags.input, flags.schema, flags.report, beam_flags, _console())
-    schema = _schema(flags)
-    descriptors = find_files(flags.input, schema, labelled=not flags.transform_from)
+    with _log(flags) as log:
+        return _preprocess(flags, log, argv, beam_flags)
+
+
+def _preprocess(flags: argparse.Namespace, log: Log, argv: Sequence[str], beam_flags: Sequence[str]) -> int:
+    descriptors = find_files(log.patterns, log.schema, labelled=not flags.transform_from)
     job = Job(
-        schema=schema, descriptors=tuple(descriptors), output=flags.output, overwrite=flags.overwrite,
+        schema=log.schema, descriptors=tuple(descriptors), origin=log.origin, output=flags.output, overwrite=flags.overwrite,
         compression="GZIP" if flags.compression == "gzip" else "", max_rejected_share=flags.max_rejected_share,
         command=("python", "-m", "preprocessing.task", *argv), transform_from=flags.transform_from, grow=flags.grow_vocabulary,
         tables_from=flags.schema.parent if flags.schema else Path(flags.input[0]) if flags.dataset else None,
@@ -159,10 +165,17 @@ def _check_compare(flags: argparse.Namespace) -> None:
             raise UserError(f"--{flag} has no meaning beside --compare, which writes no data folder: leave one of them out")
 
 
-def _schema(flags: argparse.Namespace) -> Schema:
-    given = load_schema(flags.schema) if flags.schema else None
+@contextmanager
+def _log(flags: argparse.Namespace) -> Iterator[Log]:
+    """The log to read and its schema, for as long as what had to be written for it is there."""
     if flags.dataset:
-        given = RECIPES[flags.dataset].resolve(Path(flags.input[0]))
+        with RECIPES[flags.dataset].opened(Path(flags.input[0]), flags.output) as log:
+            yield replace(log, schema=_applied(flags, log.schema))
+    else:
+        yield Log(_applied(flags, load_schema(flags.schema) if flags.schema else None), flags.input)
+
+
+def _applied(flags: argparse.Namespace, given: Schema | None) -> Schema:
     return nightly_schema(flags.transform_from, given) if flags.transform_from else given
 
 

@@ -1,77 +1,42 @@
 """Recipes for public data sets: what the user puts into a folder, and how its files are read."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from preprocessing.datasets import criteo, movielens, zozo
+from preprocessing.datasets.recipe import Log, Recipe, files_of_splits
 
-from preprocessing.errors import UserError
-from preprocessing.schema import SPLITS, Schema, load_schema
-from preprocessing.sources import Layout, column_names
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A public data set that its publisher splits into one file a split.
-
-    Attributes:
-      title: what it is, in a few words.
-      header: the columns of the publisher's files, in order.
-      how_to_get: what the user downloads and where it goes.
-      terms: what the publisher allows.
-    """
-
-    name: str
-    title: str
-    header: tuple[str, ...]
-    how_to_get: str
-    terms: str
-
-    def resolve(self, folder: Path) -> Schema:
-        """Finds the publisher's files in `folder`, plain or gzipped, checks them, and returns the schema to read them.
-
-        Raises:
-          UserError: a file is absent, present twice, or does not have the publisher's columns.
-        """
-        if not folder.is_dir():
-            raise UserError(
-                f"--dataset={self.name} --input {folder}: expected a folder with the publisher's files; "
-                f"{self.how_to_get}"
-            )
-        schema = load_schema(Path(__file__).with_name(f"{self.name}.yaml"))
-        files = {split: self._find(folder, getattr(schema.split, split)) for split in SPLITS}
-        schema = schema.model_copy(update={"split": schema.split.model_copy(update=files)})
-        for file in files.values():
-            self._check(folder / file, schema)
-        return schema
-
-    def _find(self, folder: Path, name: str) -> str:
-        found = [candidate for candidate in (name, f"{name}.gz") if (folder / candidate).is_file()]
-        if len(found) != 1:
-            received = f"both {' and '.join(found)}" if found else "neither"
-            raise UserError(
-                f"--dataset={self.name}: expected one of {name} and {name}.gz in {folder}, received {received}; "
-                f"{self.how_to_get}"
-            )
-        return found[0]
-
-    def _check(self, path: Path, schema: Schema) -> None:
-        header = tuple(column_names(str(path), Layout.of(schema)))
-        if header != self.header:
-            raise UserError(
-                f"--dataset={self.name}: {path} does not look like the publisher's file: expected the columns "
-                f"{list(self.header)}, received {list(header)}; {self.how_to_get}"
-            )
-
+__all__ = ["RECIPES", "Log", "Recipe"]
 
 _ALL = (
     Recipe(
         name="frappe",
         title="context-aware usage of mobile apps, benchmark split Frappe_x1",
-        header=(
-            "label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country",
-            "city",
-        ),
         how_to_get="put train.csv, valid.csv and test.csv of the BARS benchmark's Frappe_x1 (plain or .gz) in a folder",
         terms="research only, no redistribution",
+        find=files_of_splits((
+            "label", "user", "item", "daytime", "weekday", "isweekend", "homework", "cost", "weather", "country", "city",
+        )),
+    ),
+    Recipe(
+        name="criteo",
+        title="a week of display advertising, 45.8 million impressions; split 8:1:1 by a hash of the row",
+        how_to_get="put train.txt of the Kaggle Display Advertising Challenge by Criteo (plain or .gz) in a folder",
+        terms="non-commercial research",
+        find=criteo.find,
+    ),
+    Recipe(
+        name="movielens_1m",
+        title="a million film ratings, click = 4 stars or more, with each user's earlier liked films; each user's ratings "
+              "split 8:1:1 in their order",
+        how_to_get="put ratings.dat, users.dat and movies.dat of GroupLens' ml-1m.zip in a folder",
+        terms="research only, no redistribution",
+        find=movielens.find,
+    ),
+    Recipe(
+        name="zozo_obd",
+        title="Open Bandit: a week of fashion recommendations in three campaigns; split by time",
+        how_to_get="put the folders bts and random of ZOZO's Open Bandit Dataset (open_bandit_dataset.zip), or one of them, in a "
+                   "folder",
+        terms="CC BY 4.0",
+        find=zozo.find,
     ),
 )
 RECIPES = {recipe.name: recipe for recipe in _ALL}
