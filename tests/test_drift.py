@@ -3,10 +3,17 @@
 import io
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
+from click_logs import failed, preprocess
 from rich.console import Console
 
 from preprocessing.drift import measures, report
@@ -16,8 +23,11 @@ from preprocessing.drift.profile import FieldProfile, LogProfile
 from preprocessing.drift.wording import Comparison
 from preprocessing.encoded import Encoded
 from preprocessing.errors import UserError
+from preprocessing.folder import lock_folder
 from preprocessing.rows import Rows
 from preprocessing.schema import parse_schema
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def counts(*numbers: int) -> np.ndarray:
@@ -352,3 +362,153 @@ def test_a_report_within_the_limits(data_dir, tmp_path):
     report.write_report(tmp_path / "report", comparison(data_dir, log()), ["new.csv"])
     text = (tmp_path / "report" / "DRIFT.md").read_text(encoding="utf-8")
     assert "**Within the limits.** 0 of 15 differences exceed their limits." in text and "what to do" not in text
+
+
+# ---- The command ----
+
+SHOP = {
+    "name": "shop",
+    "label": {"column": "click"},
+    "timestamp": "time",
+    "split": {"by": "files", "train": "train.csv", "valid": "valid.csv", "test": "test.csv"},
+    "fields": [
+        {"name": "item", "kind": "categorical", "min_count": 2},
+        {"name": "city", "kind": "categorical", "hash_buckets": 8},
+        {"name": "price", "kind": "numeric", "buckets": 8},
+        {"name": "history", "kind": "sequence", "vocabulary": "item", "max_length": 3},
+        {"name": "tags", "kind": "multivalued", "max_length": 2},
+        {"name": "picture", "kind": "vector", "size": 2},
+    ],
+    "drift": {"fields": {"tags": {"length_divergence": 0.5}}},
+}
+HEADER = "time,click,item,city,price,history,tags,picture\n"
+
+
+def shop_rows(rows: int, seed: int, price: float = 1.0, item: str = "i") -> list[str]:
+    """Some of each: missing values, rare items, rows without label, lists that are cut."""
+    rng = np.random.default_rng(seed)
+    items = np.minimum(rng.zipf(1.5, (rows, 6)), 200)
+    lines = []
+    for row in range(rows):
+        label = "" if row % 10 == 0 else int(rng.random() < 0.3)
+        history = "|".join(f"i{one}" for one in items[row, 1:rng.integers(1, 7)])
+        tags = "|".join(["new", "sale", "used"][:rng.integers(0, 4)])
+        picture = "" if row % 7 == 0 else "0.5|-1"
+        cost = "" if row % 11 == 0 else f"{price * rng.lognormal(2, 1):.2f}"
+        lines.append(f"{1767225600 + row},{label},{item}{items[row, 0]},c{rng.integers(20)},{cost},{history},{tags},{picture}\n")
+    return lines
+
+
+def write_rows(path, lines: list[str]):
+    path.write_text(HEADER + "".join(lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder with the data folder `data`, what it was made from, and new logs: `same.csv`, `drifted.csv`."""
+    folder = tmp_path_factory.mktemp("shop")
+    for seed, (name, rows) in enumerate({"train": 6000, "valid": 2000, "test": 1000, "same": 3000}.items()):
+        lines = shop_rows(rows, seed)
+        write_rows(folder / f"{name}.csv", [*lines, "1,maybe,i1,c1,1,,,\n"] if name == "train" else lines)
+    write_rows(folder / "drifted.csv", shop_rows(3000, 9, price=100) + shop_rows(3000, 10, item="I"))
+    (folder / "schema.yaml").write_text(yaml.safe_dump(SHOP))
+    assert preprocess("--input", folder, "--schema", folder / "schema.yaml", "--output", folder / "data") == 0
+    return folder
+
+
+def drift_of(folder) -> dict:
+    return json.loads((folder / "drift.json").read_text(encoding="utf-8"))
+
+
+def by_measure(content: dict) -> dict[tuple[str, str], dict]:
+    return {(one["subject"], one["measure"]): one for one in content["differences"]}
+
+
+def test_the_training_rows_do_not_differ_from_themselves(shop, tmp_path):
+    assert preprocess("--compare", shop / "data", "--input", shop / "train.csv", "--report", tmp_path / "report") == 0
+    content = drift_of(tmp_path / "report")
+    assert content["logs"]["train"] == content["logs"]["new"] | {"reasons": {}, "rejected": 1, "read": 9001}
+    assert content["logs"]["new"]["rejected"] == 1 and content["logs"]["new"]["days"] == ["2026-01-01", "2026-01-01"]
+    found = by_measure(content)
+    assert ("history", "length_divergence") in found and ("tags", "infinity_norm") in found and ("picture", "missing_share") in found
+    for (subject, measure), one in found.items():
+        if measure != "new_share" and measure != "rejected_share":
+            assert one["size"] == 0, (subject, measure)
+    assert found["item", "new_share"]["before"] > found["item", "new_share"]["now"] > 0
+
+
+def test_another_log_of_the_same_distribution_is_within_the_limits(shop, tmp_path):
+    lines = (shop / "same.csv").read_text().splitlines(keepends=True)[1:]
+    parts = [write_rows(tmp_path / f"same-{part}.csv", lines[part::3]) for part in range(3)]
+    assert preprocess("--compare", shop / "data", "--input", shop / "same.csv", "--report", tmp_path / "whole") == 0
+    assert preprocess("--compare", shop / "data", "--input", *parts, "--report", tmp_path / "parts") == 0
+    whole, dealt_out = drift_of(tmp_path / "whole"), drift_of(tmp_path / "parts")
+    assert dealt_out | {"input": whole["input"]} == whole
+    assert not whole["exceeded"] and not list(tmp_path.glob("*/.*"))
+
+
+def test_drift_is_found_by_a_scheduler(shop, tmp_path):
+    flags = ["--compare", "data", "--input", "drifted.csv", "--report", str(tmp_path / "report")]
+    command = [sys.executable, "-m", "preprocessing.task", *flags]
+    ended = subprocess.run(command, check=False, cwd=shop, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                           capture_output=True, text=True)
+    assert ended.returncode == 3, ended.stderr
+    worst = by_measure(drift_of(tmp_path / "report"))
+    exceeded_ones = [subject_and_measure for subject_and_measure, one in worst.items() if one["exceeded"]]
+    assert exceeded_ones == [("item", "new_share"), ("item", "infinity_norm"), ("price", "jensen_shannon_divergence")]
+    assert worst["item", "new_share"]["now"] == pytest.approx(0.5, abs=0.05)
+    new = drift_of(tmp_path / "report")["new_values"]["item"]
+    assert new[0]["value"] == "I1" and new[0]["at_least"] == sum(",I1,c" in line for line in (shop / "drifted.csv").open())
+    culprits = [line for line in (tmp_path / "report" / "DRIFT.md").read_text().splitlines() if "times the limit" in line]
+    assert culprits[0].startswith("**item: new values**") and "`I1`" in culprits[0]
+    assert "item" in ended.stdout and "DRIFT.md" in ended.stdout
+
+
+def test_limits_and_label_of_another_schema(shop, tmp_path, capsys):
+    limits = {"new_share": 1, "jensen_shannon_divergence": 1, "infinity_norm": 1}
+    (tmp_path / "lenient.yaml").write_text(yaml.safe_dump(SHOP | {"drift": limits}))
+    arguments = ("--compare", shop / "data", "--input", shop / "drifted.csv", "--schema")
+    assert preprocess(*arguments, tmp_path / "lenient.yaml") == 0
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(SHOP | {"fields": SHOP["fields"][:1], "drift": {}}))
+    assert "has other fields than schema 'shop'" in failed(capsys, *arguments, tmp_path / "other.yaml")
+
+
+def test_what_a_killed_comparison_left_behind_is_gone(shop, tmp_path):
+    (tmp_path / "report" / ".work" / "tallies").mkdir(parents=True)
+    (tmp_path / "report" / ".work" / "tallies" / "part-00000-of-00001.npz").write_bytes(b"half")
+    assert preprocess("--compare", shop / "data", "--input", shop / "same.csv", "--report", tmp_path / "report") == 0
+    assert not (tmp_path / "report" / ".work").exists()
+
+
+def test_two_comparisons_do_not_write_one_report(shop, tmp_path, capsys):
+    (tmp_path / ".work").mkdir()
+    handle = lock_folder(tmp_path / ".work")
+    message = failed(capsys, "--compare", shop / "data", "--input", shop / "same.csv", "--report", tmp_path)
+    os.close(handle)
+    assert "is being written by another comparison: wait for it or choose another path" in message
+
+
+def test_a_log_of_malformed_rows_only(shop, tmp_path, capsys):
+    log_path = write_rows(tmp_path / "bad.csv", ["1,maybe,i1,c1,1,,,\n", "1,1,i1,c1,cheap,,,\n"])
+    message = failed(capsys, "--compare", shop / "data", "--input", log_path)
+    assert "none of the 2 rows of the new log is well-formed" in message and f"(first: {log_path}, line 3)" in message
+
+
+def test_a_data_folder_of_an_earlier_version(shop, tmp_path, capsys):
+    earlier = shutil.copytree(shop / "data", tmp_path / "earlier")
+    (earlier / "tally.npz").unlink()
+    assert "has no tally.npz of this version" in failed(capsys, "--compare", earlier, "--input", shop / "same.csv")
+
+
+@pytest.mark.parametrize(("flags", "expected"), [
+    (("--compare", "{shop}", "--input", "{shop}/same.csv"), "has no manifest.json, so it is unfinished"),
+    (("--compare", "{shop}/data", "--input", "{shop}/none.csv"), "no file matches"),
+    (("--compare", "{shop}/data", "--input", "{shop}/schema.yaml"), "has no column 'item'"),
+    (("--compare", "{shop}/data", "--input", "{shop}/same.csv", "--report", "{shop}/data"), "is a data folder, expected another one"),
+    (("--compare", "{shop}/data", "--input", "{shop}/same.csv", "--output", "x"), "--output has no meaning beside --compare"),
+    (("--input", "{shop}/same.csv", "--schema", "{shop}/schema.yaml", "--output", "x", "--report", "y"), "--report needs --compare DIR"),
+    (("--compare", "{shop}/data", "--input", "{shop}/same.csv", "--no_such_flag"), "unknown argument '--no_such_flag'"),
+])
+def test_what_the_command_refuses(shop, capsys, flags, expected):
+    assert expected in failed(capsys, *(flag.format(shop=shop) for flag in flags))

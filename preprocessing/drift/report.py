@@ -159,5 +159,5 @@ def _difference(comparison: Comparison, one: Difference) -> dict:
 
 
 def _log(log: LogProfile) -> dict:
-    return {"rows": log.rows, "positives": log.positives, "unlabelled": log.unlabelled, "rejected": log.rejected,
+    return {"rows": log.rows, "positives": log.positives, "unlabelled": log.unlabelled, "rejected": log.rejected, "read": log.read,
             "reasons": log.reasons, "days": log.days}
