@@ -28,8 +28,8 @@ def nightly_schema(transform_from: Path, given: Schema | None) -> Schema:
         else:
             what = f"their order is {list(before)} there and {list(now)} here"
         raise UserError(
-            f"--transform_from {transform_from} has other fields than schema {given.name!r}: {what}. Its vocabularies fit its "
-            "own fields only: leave --schema out to use the folder's schema, or preprocess without --transform_from"
+            f"data folder {transform_from} has other fields than schema {given.name!r}: {what}. Its vocabularies fit its own "
+            "fields only: leave --schema out to use the folder's schema, or learn anew from the log, without the folder"
         )
     return given
 
