@@ -18,11 +18,13 @@ from tensorflow_transform.tf_metadata import dataset_metadata
 from benchmarks.prepare.log import BUCKETS, CATEGORICAL_NAMES, COLUMNS, FILES, LABEL, MIN_COUNT, NUMERIC_NAMES
 from benchmarks.prepare.peer import note_first_row, stage
 
-SPEC = {LABEL: tf.io.FixedLenFeature([], tf.int64)} \
-    | {name: tf.io.FixedLenFeature([], tf.float32) for name in NUMERIC_NAMES} \
-    | {name: tf.io.FixedLenFeature([], tf.string) for name in CATEGORICAL_NAMES}
-METADATA = dataset_metadata.DatasetMetadata.from_feature_spec(SPEC)
 RUNNER = "FnApiRunner"  # in memory; what `DirectRunner` falls back to when it cannot download another
+
+
+def raw_metadata() -> dataset_metadata.DatasetMetadata:
+    types = {LABEL: tf.int64} | dict.fromkeys(NUMERIC_NAMES, tf.float32) | dict.fromkeys(CATEGORICAL_NAMES, tf.string)
+    return dataset_metadata.DatasetMetadata.from_feature_spec(
+        {name: tf.io.FixedLenFeature([], dtype) for name, dtype in types.items()})
 
 
 def preprocessing_fn(inputs: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
@@ -55,13 +57,14 @@ class Parse(beam.DoFn):
 
 
 def prepare(log: Path, output: Path) -> None:
+    raw = raw_metadata()
     with stage("pipeline"), tempfile.TemporaryDirectory() as temporary, beam.Pipeline(RUNNER) as pipeline, \
             tft_beam.Context(temp_dir=temporary):
         rows = {split: pipeline | f"Read {split}" >> beam.io.ReadFromText(str(log / f"{split}-*.tsv"))
                 | f"Parse {split}" >> beam.ParDo(Parse(output)) for split in FILES}
-        transform_fn = (rows["train"], METADATA) | tft_beam.AnalyzeDataset(preprocessing_fn)
+        transform_fn = (rows["train"], raw) | tft_beam.AnalyzeDataset(preprocessing_fn)
         for split in FILES:
-            transformed, metadata = ((rows[split], METADATA), transform_fn) | f"Transform {split}" >> tft_beam.TransformDataset()
+            transformed, metadata = ((rows[split], raw), transform_fn) | f"Transform {split}" >> tft_beam.TransformDataset()
             coder = tft.coders.ExampleProtoCoder(metadata.schema)
             _ = transformed | f"Encode {split}" >> beam.Map(coder.encode) \
                 | f"Write {split}" >> beam.io.WriteToTFRecord(str(output / split), file_name_suffix=".tfrecord")
