@@ -33,8 +33,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--separator", choices=("comma", "tab"), default="comma", help="between columns (default: %(default)s)")
     parser.add_argument("--missing", action="append", default=[], metavar="TEXT",
                         help="a text that means no value in numeric columns, beside the empty one; may be repeated")  # fmt: skip
-    parser.add_argument("--list_separator", default="|", metavar="TEXT",
-                        help="between the values of a cell, in columns of lists and of vectors (default: %(default)s)")  # fmt: skip
+    parser.add_argument("--list_separator", action="append", default=[], metavar="COLUMN=TEXT",
+                        help="between the values of a cell of a column of lists or vectors (default: |); may be repeated")  # fmt: skip
     parser.add_argument("--max_rejected_share", type=float, default=MAX_REJECTED_SHARE, metavar="SHARE",
                         help="fail if more than this share of the rows is malformed (default: %(default)s)")  # fmt: skip
     parser.add_argument("--signature", default="predict", help="signature with one tensor a column (default: %(default)s)")
@@ -45,6 +45,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.chunk_rows < 1 or arguments.deadline <= 0:
         parser.error(f"--chunk_rows must be at least 1 and --deadline above 0, received {arguments.chunk_rows} and {arguments.deadline}")
+    arguments.list_separator = [pair.partition("=")[::2] for pair in arguments.list_separator]
+    if not all(name and len(separator) == 1 for name, separator in arguments.list_separator):
+        parser.error("--list_separator must be COLUMN=TEXT with one character of text, such as 'history= '")
     if not 0 <= arguments.max_rejected_share <= 1:
         parser.error(f"--max_rejected_share must be a share from 0 to 1, received {arguments.max_rejected_share}")
     return arguments
@@ -66,7 +69,7 @@ def _main(argv: Sequence[str]) -> None:
         print(f"model {arguments.model} version {version} on {arguments.server}", file=sys.stderr)
         separator = {"comma": ",", "tab": "\t"}[arguments.separator]
         score_csv(client, arguments.input, arguments.output, separator, arguments.missing, arguments.max_rejected_share,
-                  arguments.list_separator)  # fmt: skip
+                  dict(arguments.list_separator))  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

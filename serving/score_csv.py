@@ -78,7 +78,7 @@ def check_paths(source: Path, output: Path | None) -> None:
 
 
 def score_csv(client, source: Path, output: Path | None, separator: str = ",", missing: Sequence[str] = (),
-              max_rejected_share: float = MAX_REJECTED_SHARE, list_separator: str = "|") -> int:  # fmt: skip
+              max_rejected_share: float = MAX_REJECTED_SHARE, list_separators: Mapping[str, str] | None = None) -> int:  # fmt: skip
     """Writes one line of answers a row of `source` and returns the number of rows.
 
     A malformed row (wrong number of columns, text in a numeric column, not UTF-8, as in preprocessing) keeps its line
@@ -91,13 +91,13 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
       separator: between the columns of `source`.
       missing: texts that mean no value in numeric columns, beside the empty one.
       max_rejected_share: above this share of malformed rows nothing is written.
-      list_separator: between the values of a cell, in columns of lists and of vectors.
+      list_separators: by column of lists or of vectors, what stands between the values of a cell; by default "|".
 
     Raises:
       UserError: the file is absent, empty, lacks a column, or has too many malformed rows; or a call failed.
     """
     check_paths(source, output)
-    readers = _readers(client.input_specs(), tuple(missing), list_separator)
+    readers = _readers(client.input_specs(), tuple(missing), list_separators or {})
     layout = Layout(source.name, tuple(readers), format="csv", separator=separator)
     rows, rejected = 0, _Rejected()
     with _answer_file(output) as sink, _Progress(source) as progress:
@@ -118,12 +118,15 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
     return rows
 
 
-def _readers(specs, missing: tuple[str, ...], list_separator: str) -> dict[str, Reader]:
+def _readers(specs, missing: tuple[str, ...], list_separators: Mapping[str, str]) -> dict[str, Reader]:
     """How the column of each tensor of the signature is read."""
     odd = {name: spec.dtype.name for name, spec in specs.items() if spec.dtype.name not in ("string", "float32")}
     if odd:
         raise UserError(f"the signature takes {odd}, and a CSV file can give string and float32 only: choose another --signature")
-    return {name: _reader(name, spec, missing, list_separator) for name, spec in specs.items()}
+    several = [name for name, spec in specs.items() if spec.shape.rank == 2]
+    if not list_separators.keys() <= set(several):
+        raise UserError(f"--list_separator names {sorted(list_separators)}: expected columns of lists or vectors, which are {several}")
+    return {name: _reader(name, spec, missing, list_separators.get(name, "|")) for name, spec in specs.items()}
 
 
 def _reader(name: str, spec, missing: tuple[str, ...], list_separator: str) -> Reader:

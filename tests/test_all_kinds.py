@@ -11,11 +11,15 @@ import tensorflow_transform as tft
 import yaml
 from click_logs import failed, manifest, preprocess
 
+from preprocessing.errors import UserError
 from preprocessing.schema import SPLITS, load_data_folder_schema
 from preprocessing.transform import raw_feature_spec
 from preprocessing.values import single_precision
 from serving.export import publish
-from serving.signatures import DEFAULT_SIGNATURE, NAMED_SIGNATURE
+from serving.models import ServedVersions
+from serving.predict_client import PredictClient, PredictError
+from serving.score_csv import score_csv
+from serving.server import _start
 
 ROWS = 1200
 MISSING = ["NULL", "-1"]
@@ -259,14 +263,26 @@ class SumOfIds:
 
 
 @pytest.fixture(scope="module")
-def served(data_dir, work):
-    """The published model; `publish` has compared both signatures with the records, in a new process."""
-    return tf.saved_model.load(str(publish(SumOfIds(load_data_folder_schema(data_dir)), data_dir, work / "models")))
+def expected(log, records):
+    """The probability of each row of the log."""
+    written = all_records(records)
+    return 1 / (1 + np.exp([-sum(written[row["id"]]["ids"]) / 100 for row in log]))
 
 
-def test_the_signatures_take_every_raw_feature(served):
-    inputs = served.signatures[NAMED_SIGNATURE].structured_input_signature[1]
-    assert {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in inputs.items()} == {
+@pytest.fixture(scope="module")
+def client(data_dir, work):
+    """A client of a server with the published model; `publish` has compared both signatures with the records."""
+    publish(SumOfIds(load_data_folder_schema(data_dir)), data_dir, work / "models")
+    model = ServedVersions("kinds", work / "models")
+    model.poll()
+    server, port = _start(model, "127.0.0.1", 0)
+    with PredictClient(f"127.0.0.1:{port}", "kinds") as client:
+        yield client
+    server.stop(0).wait()
+
+
+def test_the_signatures_take_every_raw_feature(client):
+    assert {name: (spec.dtype.name, spec.shape.as_list()) for name, spec in client.input_specs().items()} == {
         **dict.fromkeys(("user", "item", "seller", "cover"), ("string", [None])),
         **dict.fromkeys(("price", "visits"), ("float32", [None])),
         **dict.fromkeys(("history", "genres"), ("string", [None, None])),
@@ -274,17 +290,49 @@ def test_the_signatures_take_every_raw_feature(served):
     }
 
 
-def test_both_signatures_answer_as_the_records_say(served, log, records):
-    written = all_records(records)
-    expected = [sum(written[row["id"]]["ids"]) / 100 for row in log]
-    examples = served.signatures[DEFAULT_SIGNATURE](examples=tf.constant([raw_example(row) for row in log]))
-    np.testing.assert_allclose(examples["logit"], expected, rtol=1e-5)
-    first = log[0]
-    named = served.signatures[NAMED_SIGNATURE](
-        **{name: tf.constant([first[name]]) for name in ("user", "item", "seller", "cover")},
-        **{name: tf.constant([float(first[name]) if first[name] not in ("", "NULL") else np.nan]) for name in ("price", "visits")},
-        history=tf.constant([["i1", "", "i2", ""]]), genres=tf.zeros([1, 0], tf.string), image=tf.constant([[np.nan, np.nan]]))
-    np.testing.assert_allclose(named["logit"], expected[:1], rtol=1e-5)
+def columns_of(rows):
+    columns = {name: [row[name] for row in rows] for name in ("user", "item", "seller", "cover")}
+    columns |= {name: [np.nan if row[name] in ("", "NULL") else single_precision(np.float64(row[name])) for row in rows]
+                for name in ("price", "visits")}
+    columns |= {name: [row[name].split(separator) for row in rows] for name, separator in (("history", " "), ("genres", "|"))}
+    images = [row["image"] if "|" in row["image"] and row["image"] != "|" else "nan|nan" for row in rows]
+    return {**columns, "image": np.array([image.split("|") for image in images], np.float32)}
+
+
+def test_named_columns_are_answered_as_the_records_say(client, log, expected):
+    np.testing.assert_allclose(client.predict(columns_of(log))["probability"], expected, rtol=1e-5)
+
+
+def test_rows_with_nothing_in_their_lists(client, log, expected):
+    columns = columns_of(log[:2]) | {"history": [[], []], "genres": np.empty([2, 0], object)}
+    np.testing.assert_allclose(client.predict(columns)["probability"], expected[:2], rtol=1e-5)
+    assert client.predict({name: [] for name in columns})["probability"].shape == (0,)
+
+
+@pytest.mark.parametrize(("changed", "message"), [
+    ({"history": ["i1 i2"]}, "column history: expected string values: a sequence of texts a row, received a text"),
+    ({"image": [[1.0, 2.0, 3.0]]}, r"column image: expected 2 values a row, received an array of shape \(1, 3\)"),
+    ({"image": [1.0]}, r"column image: expected 2 values a row, received an array of shape \(1,\)"),
+    ({"user": [["u1"]]}, r"column user: expected one value a row, received an array of shape \(1, 1\)"),
+])
+def test_columns_of_another_shape_are_refused(client, log, changed, message):
+    with pytest.raises(PredictError, match=message):
+        client.predict(columns_of(log[:1]) | changed)
+
+
+def test_a_file_is_scored_with_its_lists_and_vectors(client, work, tmp_path, expected):
+    score_csv(client, work / "log.csv", tmp_path / "scores.csv", missing=["NULL"], list_separators={"history": " "})
+    with (tmp_path / "scores.csv").open() as stream:
+        scores = [row["probability"] for row in csv.DictReader(stream)]
+    np.testing.assert_allclose(np.array(scores[:ROWS], float), expected, rtol=1e-5)
+    assert scores[ROWS] == ""  # its image has three numbers
+    assert len(scores) == ROWS + 3
+
+
+def test_a_separator_for_a_column_without_lists_is_refused(client, work):
+    with pytest.raises(UserError, match=r"--list_separator names \['user'\]: expected columns of lists or vectors, which are "
+                                        r"\['genres', 'history', 'image'\]"):
+        score_csv(client, work / "log.csv", None, list_separators={"user": " "})
 
 
 # ---- Side tables that are wrong ----
