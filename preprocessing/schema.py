@@ -328,6 +328,7 @@ class Schema(_Frozen):
     Attributes:
       format: of the files; by default what their names say (`.parquet`, `.tfrecord`, `.libsvm`, `.libfm`, `.libffm`), else text.
       separator: "," or a tab, in text files.
+      quoted: whether values of text files may stand in quotes; false: quotes are characters like any other.
       header: column names in file order where text files have no header line of their own.
       missing: texts that mean "no value", beside the empty text.
       group: the column within which GAUC ranks (usually the user).
@@ -342,6 +343,7 @@ class Schema(_Frozen):
     name: str = Setting(pattern=r"^[A-Za-z][A-Za-z0-9_]{0,63}$")
     format: Format | None = None
     separator: Literal[",", "\t"] = ","
+    quoted: bool = True
     header: tuple[str, ...] | None = None
     missing: tuple[str, ...] = ()
     label: Label

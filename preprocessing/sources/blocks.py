@@ -2,9 +2,10 @@
 
 import gzip
 import os
+import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO
@@ -12,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from preprocessing.errors import UserError
-from preprocessing.sources.layout import Descriptor, Rejection
+from preprocessing.sources.layout import Descriptor, Rejection, shown_bytes
 from preprocessing.sources.records import Text, count_lines
 
 BLOCK_BYTES = 4 << 20
@@ -20,6 +21,7 @@ PIECE_BYTES = 64 << 20
 MAX_RECORD_BYTES = 64 << 20
 BOM = b"\xef\xbb\xbf"
 GZIP_MAGIC = b"\x1f\x8b"
+_LINE_END = re.compile("\r\n|\r|\n")
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,21 @@ class Block:
     next_line: int
     end: int
     bytes_read: int
-    rejections: tuple[Rejection, ...] = ()
+    rejections: Sequence[Rejection] = ()
 
     def behind(self, place: int) -> "Block":
         """The block without the first `place` bytes of its text, which end at a record."""
         data = self.text.data
         line = self.first_line + count_lines(data[:place])
         return replace(self, text=Text(data[place:], self.text.separator), first_line=line)
+
+    def located(self, numbers: Collection[int]) -> list[tuple[int, str]]:
+        """The first line and the text of records, by their numbers in the block."""
+        if not len(numbers):
+            return []
+        starts, ends, lines = self.text.records
+        return [(self.first_line + int(lines[number]), shown_bytes(self.text.data[starts[number]:ends[number]].rstrip(b"\r\n")))
+                for number in numbers]
 
 
 def read_blocks(piece: Descriptor, separator: str | None, block_bytes: int | None = None) -> Iterator[Block]:
@@ -75,7 +85,7 @@ def read_blocks(piece: Descriptor, separator: str | None, block_bytes: int | Non
                 rest = rest[len(data):]
                 end += len(data)
                 first_line, line = line, line + count_lines(data)
-                rejections = (Rejection(first_line, "opening quote is never closed", shown(data)),) if unclosed else ()
+                rejections = rejected_lines(first_line, "opening quote is never closed", shown_bytes(data.rstrip(b"\r\n"))) if unclosed else ()
                 text = Text(b"" if unclosed else data, separator)
                 yield Block(text, first_line, line, end, raw.tell() - piece.start, rejections)
 
@@ -138,11 +148,11 @@ def cut_pieces(path: str, separator: str | None) -> list[Descriptor]:
     what the lines' numbers are.
     """
     size = os.path.getsize(path)
-    count = 1 if _is_gzip(path) else round(size / PIECE_BYTES)
-    if count <= 1:
+    if _is_gzip(path):
         return [Descriptor(0, 1, path, size=size)]
+    count = max(1, round(size / PIECE_BYTES))
     starts, has_record = [(0, 1)], False  # the first piece holds the header, even behind blank lines
-    for block in read_blocks(Descriptor(0, 1, path), separator):
+    for block in read_blocks(Descriptor(0, 1, path, end=size), separator) if count > 1 else ():
         has_record = has_record or block.text.has_records
         if has_record and len(starts) * size / count <= block.end < size:
             starts.append((block.end, block.next_line))
@@ -178,6 +188,6 @@ def readable(path: str) -> Iterator[None]:
         ) from error
 
 
-def shown(raw: bytes) -> str:
-    """A record as text, without its line end."""
-    return raw.rstrip(b"\r\n").decode("utf-8", "backslashreplace")
+def rejected_lines(line: int, reason: str, text: str) -> list[Rejection]:
+    """Rejects a record line by line: where a quote is stray, each line that it swallows would have been a row."""
+    return [Rejection(line + number, reason, part) for number, part in enumerate(_LINE_END.split(text))]

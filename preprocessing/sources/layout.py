@@ -27,6 +27,7 @@ class Layout:
       format: of all files; None: each file's name says it, and a name that says nothing means text.
       separator: between the values of a line of text.
       header: column names in file order where text files have no header line of their own.
+      quoted: whether values of text files may stand in quotes; else quotes are characters like any other.
     """
 
     name: str
@@ -35,10 +36,12 @@ class Layout:
     format: Format | None = None
     separator: str = ","
     header: tuple[str, ...] | None = None
+    quoted: bool = True
 
     @classmethod
     def of(cls, schema: Schema) -> "Layout":
-        return cls(schema.name, schema.columns, schema.optional_columns, schema.format, schema.separator, schema.header)
+        return cls(schema.name, schema.columns, schema.optional_columns, schema.format, schema.separator, schema.header,
+                   schema.quoted)
 
     def format_of(self, path: str) -> Format:
         named = _FORMAT_IN_NAME.search(path)
@@ -137,4 +140,9 @@ def row_texts(columns: pa.RecordBatch, lines: np.ndarray) -> Callable[[np.ndarra
 
 
 def _shown(value: Any) -> str:
-    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+    return shown_bytes(value) if isinstance(value, bytes) else str(value)
+
+
+def shown_bytes(value: bytes) -> str:
+    """Bytes as text; what is not UTF-8 as \\xNN."""
+    return value.decode("utf-8", "backslashreplace")

@@ -6,12 +6,15 @@ end in a line feed, a carriage return or both. (These are the rules of Arrow's C
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 
+NOT_UTF8 = "not valid UTF-8"
+STRAY_QUOTE = "text follows a quoted value of several lines: a stray quote? (`quoted: false` in the schema: quotes are mere text)"
 _NOT_BLANK = re.compile(rb"[^\r\n]")
 _LINE_FEED, _CARRIAGE_RETURN, _QUOTE = b"\n\r\""
 
@@ -72,16 +75,30 @@ class Text:
         starts, ends = starts[kept], ends[kept]
         return starts, ends, np.searchsorted(self.line_ends, starts, side="right")
 
-    def undecodable(self) -> list[int]:
-        """The numbers of the records that are not UTF-8."""
-        if _is_utf8(self.data):
+    def unreadable(self) -> dict[int, str]:
+        """Why some records cannot be read, by their numbers."""
+        reasons = dict.fromkeys(self._stray(), STRAY_QUOTE)
+        if not _is_utf8(self.data):
+            starts, ends, _ = self.records
+            reasons |= {number: NOT_UTF8 for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
+                        if not _is_utf8(self.data[start:end])}
+        return reasons
+
+    def _stray(self) -> list[int]:
+        """The numbers of the records of several lines in which text follows a closing quote."""
+        if len(self.record_ends) == len(self.line_ends):
             return []
         starts, ends, _ = self.records
-        return [number for number, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True))
-                if not _is_utf8(self.data[start:end])]
+        closing = self._quotes[1::2]
+        behind = self._cells[closing + 1]
+        is_text = ~np.isin(behind, np.frombuffer(f"{self.separator}\n\r\"".encode(), np.uint8))
+        suspects = np.unique(np.searchsorted(starts, closing[is_text], side="right") - 1)
+        lines = np.searchsorted(self.line_ends, ends[suspects]) - np.searchsorted(self.line_ends, starts[suspects], side="right")
+        return suspects[lines > 0].tolist()
 
-    def without(self, numbers: list[int]) -> "Text":
+    def without(self, numbers: Iterable[int]) -> "Text":
         """The text without some of its records."""
+        numbers = sorted(numbers)
         if not numbers:
             return self
         starts, ends, _ = self.records

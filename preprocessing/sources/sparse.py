@@ -10,14 +10,14 @@ Each has a column `label`, missing where a line begins with an entry, and a colu
 the row. What a row has no entry for is missing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing.errors import UserError
-from preprocessing.sources.blocks import Block, cut_pieces, read_blocks, shown
+from preprocessing.sources.blocks import Block, cut_pieces, read_blocks
 from preprocessing.sources.layout import Batch, Descriptor, Layout, Rejection
 from preprocessing.sources.records import Text
 
@@ -58,25 +58,18 @@ def read(piece: Descriptor, layout: Layout) -> Iterator[Batch]:
 def _batch(block: Block, lines: "_Lines", wanted: Sequence[str]) -> Batch:
     columns, reasons = lines.columns(wanted)
     good = np.array([reason is None for reason in reasons], bool)
-    starts, ends, line_of = block.text.records
-
-    def located(numbers: np.ndarray) -> list[tuple[int, str]]:
-        return [(block.first_line + int(line_of[number]), shown(block.text.data[starts[number]:ends[number]]))
-                for number in numbers]
-
-    rejections = [Rejection(line, "not valid UTF-8", text) for line, text in located(lines.undecodable)]
-    bad = np.flatnonzero(~good)
-    rejections += [Rejection(line, reasons[row], text)
-                   for row, (line, text) in zip(bad, located(lines.number[bad]), strict=True)]
+    bad = {int(number): reasons[row] for row, number in enumerate(lines.number) if reasons[row]} | lines.unreadable
+    rejections = [Rejection(line, reason, text)
+                  for (line, text), reason in zip(block.located(bad), bad.values(), strict=True)]
     return Batch(columns.filter(pa.array(good)), sorted(rejections), block.bytes_read,
-                 lambda rows: located(lines.number[good][rows]))
+                 lambda rows: block.located(lines.number[good][rows]))
 
 
 class _Lines:
     """The lines of a block, taken apart.
 
     Attributes:
-      undecodable: the numbers of the records that are not UTF-8.
+      unreadable: why some records cannot be read, by their numbers.
       number: of each line among the records of the block, int64 [lines]; without those, and without mere comments.
       label: text, "" where there is none, [lines].
       well_formed: bool [lines].
@@ -86,8 +79,8 @@ class _Lines:
 
     def __init__(self, text: Text, form: str):
         self._form = form
-        self.undecodable = text.undecodable()
-        self.number, body = _bodies(text, self.undecodable)
+        self.unreadable = text.unreadable()
+        self.number, body = _bodies(text, self.unreadable)
         parts = pc.ascii_split_whitespace(body)
         tokens, counts = parts.flatten(), pc.list_value_length(parts).to_numpy()
         row = np.repeat(np.arange(len(counts)), counts)
@@ -129,14 +122,14 @@ class _Lines:
         return pa.RecordBatch.from_pydict({name: columns[name] for name in wanted}), reasons
 
 
-def _bodies(text: Text, undecodable: Sequence[int]) -> tuple[np.ndarray, pa.Array]:
+def _bodies(text: Text, unreadable: Collection[int]) -> tuple[np.ndarray, pa.Array]:
     """The records of a text that say something, without comments and spaces around: the number and the text of each."""
     starts, ends, _ = text.records
     if not len(starts):
         return np.zeros(0, np.int64), pa.array([], pa.string())
     places = np.append(starts, ends[-1]).astype(np.int32)
     raw = pa.Array.from_buffers(pa.string(), len(starts), [None, pa.py_buffer(places), pa.py_buffer(text.data)])
-    number = np.delete(np.arange(len(starts)), undecodable)
+    number = np.delete(np.arange(len(starts)), list(unreadable))
     raw = raw.take(pa.array(number))
     if b"#" in text.data:
         raw = pc.replace_substring_regex(raw, "#.*", "")

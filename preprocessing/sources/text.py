@@ -3,16 +3,16 @@
 Arrow parses whole blocks. Only a block with something wrong in it is looked at record by record, to say on which line.
 """
 
-import csv
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
 from preprocessing.errors import UserError
-from preprocessing.sources.blocks import BOM, Block, cut_pieces, read_blocks, shown
-from preprocessing.sources.layout import Batch, Descriptor, Layout, Rejection
+from preprocessing.sources.blocks import BOM, Block, cut_pieces, read_blocks, rejected_lines
+from preprocessing.sources.layout import Batch, Descriptor, Layout
 from preprocessing.sources.records import Text
 
 ROWS_MAY_LACK_COLUMNS = False
@@ -50,26 +50,39 @@ def pieces(path: str, layout: Layout) -> list[Descriptor]:
         )
     if layout.header is not None and _values(first, path, layout) == names:
         raise UserError(f"file {path} begins with the column names that `header` in the schema lists: remove `header`")
-    return cut_pieces(path, layout.separator)
+    return cut_pieces(path, _quoting(layout))
 
 
 def _records(path: str, layout: Layout) -> Iterator[bytes]:
-    """The records of a file that are not blank."""
-    for block in read_blocks(Descriptor(0, 1, path), layout.separator, _FIRST_BYTES):
-        yield from (rejection.text.encode() for rejection in block.rejections)
+    """The first record of a file that can be a header, and all text behind it, record by record."""
+    begun = False
+    for block in _blocks(Descriptor(0, 1, path), layout, _FIRST_BYTES):
         starts, ends, _ = block.text.records
         yield from (block.text.data[start:end] for start, end in zip(starts, ends, strict=True))
+        yield from (rejection.text.encode() for rejection in block.rejections if begun)
+        begun = begun or len(starts) > 0
+
+
+def _blocks(piece: Descriptor, layout: Layout, block_bytes: int | None = None) -> Iterator[Block]:
+    return read_blocks(piece, _quoting(layout), block_bytes)
+
+
+def _quoting(layout: Layout) -> str | None:
+    return layout.separator if layout.quoted else None
 
 
 def _values(record: bytes, path: str, layout: Layout) -> list[str]:
     try:
-        line = record.decode("utf-8").rstrip("\r\n")
+        record.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(
             f"the first line of file {path} is not valid UTF-8 ({error.reason} at byte {error.start + 1}): expected text in "
             "UTF-8; convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
         ) from error
-    return next(csv.reader([line], delimiter=layout.separator))
+    names = [f"f{number}" for number in range(record.count(layout.separator.encode()) + 1)]  # as Arrow names them, or more
+    options = arrow_csv.ReadOptions(use_threads=False, block_size=len(record) + 1, autogenerate_column_names=True)
+    table = arrow_csv.read_csv(pa.BufferReader(record), options, _parsing(record, layout), arrow_csv.ConvertOptions(**_as_text(names)))
+    return [column[0].as_py() for column in table.columns]
 
 
 def read(piece: Descriptor, layout: Layout) -> Iterator[Batch]:
@@ -77,7 +90,7 @@ def read(piece: Descriptor, layout: Layout) -> Iterator[Batch]:
     names = column_names(piece.path, layout)
     layout.check(piece.path, names)
     behind_header = layout.header is not None or piece.start > 0
-    for block in read_blocks(piece, layout.separator):
+    for block in _blocks(piece, layout):
         if not behind_header:
             _, ends, _ = block.text.records
             behind_header = len(ends) > 0
@@ -86,8 +99,7 @@ def read(piece: Descriptor, layout: Layout) -> Iterator[Batch]:
 
 
 def _parse(block: Block, names: list[str], layout: Layout) -> Batch:
-    text, undecodable = block.text, block.text.undecodable()
-    wrong_counts: dict[int, int] = {}  # by number among the decodable records
+    text, reasons, wrong_counts = block.text, block.text.unreadable(), {}
 
     def skip(row: arrow_csv.InvalidRow) -> str:
         wrong_counts[row.number - 1] = row.actual_columns
@@ -95,44 +107,44 @@ def _parse(block: Block, names: list[str], layout: Layout) -> Batch:
 
     wanted = layout.wanted(names)
     present = [name for name in wanted if name in names]
-    table = _parse_table(text.without(undecodable), names, present, skip)
+    table = _parse_table(text.without(reasons), names, present, layout, skip)
     columns = [_array(table[name]) if name in present else pa.nulls(len(table)) for name in wanted]
 
-    def located(numbers: Sequence[int]) -> list[tuple[int, str]]:
-        starts, ends, lines = text.records if len(numbers) else ([], [], [])
-        return [(block.first_line + int(lines[number]), shown(text.data[starts[number]:ends[number]])) for number in numbers]
+    def readable() -> np.ndarray:
+        return np.delete(np.arange(len(text.records[0])), list(reasons))
 
-    def decodable() -> np.ndarray:
-        return np.delete(np.arange(len(text.records[0])), undecodable)
-
-    def locate(rows: np.ndarray) -> list[tuple[int, str]]:
-        return located(np.delete(decodable(), list(wrong_counts))[rows])
-
-    rejections = [*block.rejections, *(Rejection(line, "not valid UTF-8", content) for line, content in located(undecodable))]
     if wrong_counts:
-        counts = zip(located(decodable()[list(wrong_counts)]), wrong_counts.values(), strict=True)
-        rejections += [Rejection(line, f"wrong number of columns: expected {len(names)}, received {count}", content)
-                       for (line, content), count in counts]
-    return Batch(pa.RecordBatch.from_arrays(columns, names=wanted), sorted(rejections), block.bytes_read, locate)
+        reasons |= {int(number): f"wrong number of columns: expected {len(names)}, received {count}"
+                    for number, count in zip(readable()[list(wrong_counts)], wrong_counts.values(), strict=True)}
+    rejections = list(block.rejections)
+    for (line, content), reason in zip(block.located(reasons), reasons.values(), strict=True):
+        rejections += rejected_lines(line, reason, content)
+    return Batch(pa.RecordBatch.from_arrays(columns, names=wanted), sorted(rejections), block.bytes_read,
+                 lambda rows: block.located(readable()[rows]))
 
 
-def _parse_table(text: Text, names: list[str], present: list[str],
+def _parse_table(text: Text, names: list[str], present: list[str], layout: Layout,
                  skip: Callable[[arrow_csv.InvalidRow], str]) -> pa.Table:
     if not text.has_records:
         return pa.table({name: pa.array([], pa.string()) for name in present})
     data = text.data
     if data.startswith(BOM):
         data = b"\n" + data  # here it is text, and Arrow would drop it
-    quoted = b'"' in data
-    return arrow_csv.read_csv(
-        pa.BufferReader(data),
-        # Row numbers are known only to a single-threaded reader; the whole block is one chunk.
-        arrow_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names),
-        arrow_csv.ParseOptions(delimiter=text.separator, quote_char=quoted and '"', newlines_in_values=quoted,
-                               invalid_row_handler=skip),
-        arrow_csv.ConvertOptions(check_utf8=False, strings_can_be_null=False, include_columns=present,
-                                 column_types={name: pa.string() for name in present}),
-    )
+    # Row numbers are known only to a single-threaded reader; the whole block is one chunk.
+    options = arrow_csv.ReadOptions(use_threads=False, block_size=len(data) + 1, column_names=names)
+    converting = arrow_csv.ConvertOptions(include_columns=present, **_as_text(present))
+    return arrow_csv.read_csv(pa.BufferReader(data), options, _parsing(data, layout, skip), converting)
+
+
+def _parsing(data: bytes, layout: Layout,
+             skip: Callable[[arrow_csv.InvalidRow], str] | None = None) -> arrow_csv.ParseOptions:
+    quoted = layout.quoted and b'"' in data
+    return arrow_csv.ParseOptions(delimiter=layout.separator, quote_char=quoted and '"', newlines_in_values=quoted,
+                                  invalid_row_handler=skip)
+
+
+def _as_text(names: list[str]) -> dict[str, Any]:
+    return {"check_utf8": False, "strings_can_be_null": False, "column_types": {name: pa.string() for name in names}}
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

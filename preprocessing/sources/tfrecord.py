@@ -20,8 +20,8 @@ from tfx_bsl.coders.example_coder import ExamplesToRecordBatchDecoder
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
 from preprocessing.framing import unframed
-from preprocessing.sources.blocks import opened, readable, shown
-from preprocessing.sources.layout import Batch, Descriptor, Layout, Rejection, row_texts
+from preprocessing.sources.blocks import opened, readable
+from preprocessing.sources.layout import Batch, Descriptor, Layout, Rejection, row_texts, shown_bytes
 
 ROWS_MAY_LACK_COLUMNS = True
 BLOCK_BYTES = 4 << 20
@@ -94,7 +94,7 @@ def _blocks(path: str) -> Iterator[_Block]:
             if damaged or final and rest:
                 raise _broken(path, first, damaged)
             if records:
-                rejections = [Rejection(int(numbers[place]), "damaged: does not agree with its checksum", shown(records[place]))
+                rejections = [Rejection(int(numbers[place]), "damaged: does not agree with its checksum", shown_bytes(records[place]))
                               for place in np.flatnonzero(~sound)]
                 yield _Block([records[place] for place in np.flatnonzero(sound)], numbers[sound], rejections, raw.tell())
 
@@ -169,7 +169,7 @@ class _Decoder:
         for place, record in enumerate(records):
             reason = self._problem(record)
             if reason:
-                rejections.append(Rejection(int(numbers[place]), reason, shown(record)))
+                rejections.append(Rejection(int(numbers[place]), reason, shown_bytes(record)))
             else:
                 kept.append(place)
         decoder = ExamplesToRecordBatchDecoder(self._schema())
