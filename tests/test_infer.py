@@ -1,6 +1,8 @@
 """A first schema for a log that nobody has described: what is guessed, what is left out, what is refused."""
 
 import gzip
+import json
+import shlex
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -164,7 +166,7 @@ def test_comments_tell_what_was_seen(shop):
 # ---- Files ----
 
 
-def test_no_header_means_numbered_columns_and_the_label_first(tmp_path):
+def write_headerless(path: Path) -> Path:
     rng = np.random.default_rng(1)
     rows = 400
     columns = {
@@ -172,7 +174,11 @@ def test_no_header_means_numbered_columns_and_the_label_first(tmp_path):
         "count": [int(count) if row % 9 else "" for row, count in enumerate(rng.zipf(1.5, rows) % 5000)],
         "hash": [f"{value:08x}" for value in rng.integers(0, 40, rows) * 7919 + 4096],
     }
-    schema = infer(tmp_path / "s.yaml", write_csv(tmp_path / "log.tsv", columns, "\t", header=False))
+    return write_csv(path, columns, "\t", header=False)
+
+
+def test_no_header_means_numbered_columns_and_the_label_first(tmp_path):
+    schema = infer(tmp_path / "s.yaml", write_headerless(tmp_path / "log.tsv"))
     assert (schema.separator, schema.header, schema.label.column) == ("\t", ("c1", "c2", "c3"), "c1")
     assert {name: field["kind"] for name, field in by_name(schema).items()} == {"c2": "numeric", "c3": "categorical"}
     assert schema.split == HashSplit(key=("c2", "c3"))
@@ -537,15 +543,7 @@ def test_flags_that_do_not_go_together(flags, expected, capsys):
     assert expected in " ".join(capsys.readouterr().err.split())
 
 
-# ---- From end to end ----
-
-
-def test_the_command_says_what_it_guessed_and_what_to_run(tmp_path, capsys):
-    path = write_csv(tmp_path / "log.csv", shop_log())
-    assert task.main(["--input", str(path), "--infer_schema", str(tmp_path / "shop.yaml")]) == 0
-    shown = capsys.readouterr().out
-    assert f"python -m preprocessing.task --input {path} --schema {tmp_path / 'shop.yaml'} --output DIR" in shown
-    assert "seconds_on_page" in shown and "left out" in shown
+# ---- Parquet ----
 
 
 def typed_log() -> pa.Table:
@@ -564,8 +562,7 @@ def typed_log() -> pa.Table:
 
 
 def test_parquet_columns_of_many_types(tmp_path):
-    pq.write_table(typed_log(), tmp_path / "log.parquet")
-    schema = infer(tmp_path / "s.yaml", tmp_path / "log.parquet")
+    schema = infer(tmp_path / "s.yaml", write_parquet(tmp_path / "log.parquet"))
     assert "separator:" not in (tmp_path / "s.yaml").read_text()
     assert (schema.label.positive, schema.label.negative, schema.group) == (("1",), ("0",), "user_id")
     assert schema.timestamp.column == "when" and schema.split.by == "time"
@@ -581,3 +578,28 @@ def test_files_may_store_a_column_in_different_types(tmp_path):
     pq.write_table(table.set_column(1, "user", pa.array([f"{row // 20}" for row in range(60)])), tmp_path / "b.parquet")
     infer(tmp_path / "s.yaml", tmp_path / "*.parquet")
     assert "user: 3 different, none missing" in (tmp_path / "s.yaml").read_text()
+
+
+# ---- From end to end ----
+
+
+def write_parquet(path: Path) -> Path:
+    pq.write_table(typed_log(), path)
+    return path
+
+
+@pytest.mark.parametrize(("name", "write"), [
+    ("log.csv", lambda path: write_csv(path, shop_log())),
+    ("log.tsv", write_headerless),
+    ("log.parquet", write_parquet),
+])
+def test_a_guessed_schema_preprocesses_as_it_stands(tmp_path, capsys, name, write):
+    log, schema, output = write(tmp_path / name), tmp_path / "guessed.yaml", tmp_path / "data"
+    assert task.main(["--input", str(log), "--infer_schema", str(schema)]) == 0
+    shown = capsys.readouterr().out
+    command = f"python -m preprocessing.task --input {log} --schema {schema} --output DIR"
+    assert command in shown and command in schema.read_text()
+    assert task.main([*shlex.split(command)[3:-1], str(output)]) == 0
+    splits = json.loads((output / "manifest.json").read_text())["splits"]
+    assert sum(split["rows"] for split in splits.values()) in (ROWS, 400, 300)
+    assert all(split["rows"] for split in splits.values())

@@ -47,9 +47,8 @@ def find(recipe: Recipe, folder: Path) -> Callable[[Path], Log]:
 def _write(recipe: Recipe, paths: tuple[Path, ...], read: Callable[..., pa.Table], scratch: Path) -> Log:
     """Writes the rows with their histories as `ratings.parquet`, a batch at a time."""
     table = read(recipe, paths)
-    histories = Histories(
-        _codes(table["user_id"]), _numbers(table["chrono_rank"]), _numbers(table["rating"]) >= _LIKED, HISTORY_LENGTH
-    )
+    histories = Histories(_codes(table["user_id"]), table["chrono_rank"].to_numpy(), table["rating"].to_numpy() >= _LIKED,
+                          HISTORY_LENGTH)
     movies = table["movie_id"].combine_chunks()
     schema, path = recipe.schema(), scratch / "ratings.parquet"
     plain = table.select([column for column in schema.columns if column != "history"])
@@ -86,7 +85,7 @@ class Histories:
         self._starts[order] = liked_before - lengths
 
     def of(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """The remembered rows of the rows from `first` to before `end`, oldest first, one after another; and how many each has."""
+        """What the rows from `first` to before `end` remember, oldest first, row after row; and how much each remembers."""
         lengths, starts = self._lengths[first:end], self._starts[first:end]
         shift = starts - (np.cumsum(lengths) - lengths)
         return self._liked_rows[np.arange(lengths.sum()) + np.repeat(shift, lengths)], lengths
@@ -96,22 +95,18 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     return column.combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
 
 
-def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.cast(column, pa.int64()).to_numpy()
-
-
 # ---- The ratings as one table ----
 
 
 def _read_table(recipe: Recipe, paths: tuple[Path, ...]) -> pa.Table:
-    table = _parse(recipe, paths[0], ",", None, _TABLE_COLUMNS)
+    table = _to_numbers(recipe, paths[0], _parse(recipe, paths[0], ",", None, _TABLE_COLUMNS), ("rating", "chrono_rank"))
     if pc.max(_ratings_a_place(table)).as_py() > 1:
         raise recipe.error(f"{paths[0]} gives two ratings of a user the same chrono_rank, expected each its own or -1")
     return table
 
 
 def _ratings_a_place(table: pa.Table) -> pa.ChunkedArray:
-    ordered = table.filter(pc.not_equal(pc.cast(table["chrono_rank"], pa.int64()), UNORDERED))
+    ordered = table.filter(pc.not_equal(table["chrono_rank"], UNORDERED))
     counted = ordered.group_by(["user_id", "chrono_rank"]).aggregate([([], "count_all")])
     return counted["count_all"] if len(counted) else pa.chunked_array([[0]])
 
@@ -123,17 +118,17 @@ def _read_publishers_files(recipe: Recipe, paths: tuple[Path, ...]) -> pa.Table:
     """The columns of the table from ratings.dat, users.dat and movies.dat."""
     ratings, users, movies = (_parse(recipe, path, "::", columns, columns)
                               for path, columns in zip(paths, _FILE_COLUMNS.values(), strict=True))
+    ratings = _to_numbers(recipe, paths[0], ratings, ("rating", "time"))
+    users = _to_numbers(recipe, paths[1], users, ("age",))
     of_user = _joined(recipe, ratings["user_id"], users, paths[1])
     of_movie = _joined(recipe, ratings["movie_id"], movies, paths[2])
-    age = _numbers(of_user["age"])
-    user, time = _codes(ratings["user_id"]), _numbers(ratings["time"])
-    rank, count = _places(user, time)
-    rating = _numbers(ratings["rating"])
+    rank, count = _places(_codes(ratings["user_id"]), ratings["time"].to_numpy())
+    liked = ratings["rating"].to_numpy() >= _LIKED
     return pa.table({
         "split": np.array(SPLITS)[_split_codes(rank, count)],
-        "label": (rating >= _LIKED).astype(int).astype(str),
+        "label": liked.astype(int),
         "rating": ratings["rating"],
-        "domain": np.digitize(age, [25, 35]).astype(str),
+        "domain": np.digitize(of_user["age"].to_numpy(), [25, 35]),
         "user_id": ratings["user_id"],
         "gender": of_user["gender"], "age": of_user["age"], "occupation": of_user["occupation"],
         "zip3": pc.utf8_slice_codeunits(of_user["zip"], 0, 3),
@@ -155,8 +150,9 @@ def _places(user: np.ndarray, time: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def _split_codes(rank: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """0 (train) for the first 80% of a user's ratings, 1 for the next tenth, 2 for the last."""
-    return (rank >= np.rint(0.8 * count)).astype(int) + (rank >= np.rint(0.9 * count))
+    """0 (train) where the middle of a rating's place, (rank + 1/2) / count, lies below 0.8, 1 below 0.9, else 2."""
+    middle = 10 * (2 * rank + 1)
+    return (middle >= 16 * count).astype(int) + (middle >= 18 * count)
 
 
 def _joined(recipe: Recipe, keys: pa.ChunkedArray, table: pa.Table, path: Path) -> pa.Table:
@@ -166,6 +162,16 @@ def _joined(recipe: Recipe, keys: pa.ChunkedArray, table: pa.Table, path: Path) 
         absent = keys.filter(place.is_null())[0].as_py()
         raise recipe.error(f"{path} has no {table.column_names[0]} {absent!r}, which a rating names")
     return table.take(place)
+
+
+def _to_numbers(recipe: Recipe, path: Path, table: pa.Table, columns: tuple[str, ...]) -> pa.Table:
+    """The table with whole numbers in these columns."""
+    for name in columns:
+        try:
+            table = table.set_column(table.schema.get_field_index(name), name, pc.cast(table[name], pa.int64()))
+        except pa.ArrowInvalid as error:
+            raise recipe.error(f"{path} does not look like the publisher's file: column {name}: {error}") from error
+    return table
 
 
 def _parse(recipe: Recipe, path: Path, separator: str, header: tuple[str, ...] | None, columns: tuple[str, ...]) -> pa.Table:
@@ -178,7 +184,7 @@ def _parse(recipe: Recipe, path: Path, separator: str, header: tuple[str, ...] |
         return pa_csv.read_csv(
             pa.BufferReader(data),
             pa_csv.ReadOptions(column_names=header, encoding="latin1"),
-            pa_csv.ParseOptions(delimiter=separator, quote_char=False),
+            pa_csv.ParseOptions(delimiter=separator, quote_char='"' if header is None else False),
             pa_csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), strings_can_be_null=False),
         )
     except pa.ArrowInvalid as error:
