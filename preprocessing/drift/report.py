@@ -28,7 +28,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     for row in _log_rows(comparison):
         logs.add_row(*row)
     console.print(logs)
-    table = Table(title="Differences, the worst first", title_justify="left")
+    table = Table(title="Differences from the training split (new values: from the validation split), the worst first",
+                  title_justify="left")
     for heading, justify in (("of", "left"), ("measure", "left"), ("change", "left"), ("difference", "right"),
                              ("limit", "right"), ("x limit", "right")):
         table.add_column(heading, justify=justify, overflow="fold")

@@ -172,10 +172,10 @@ def _bucket(boundaries: tuple[float, ...], place: int) -> str:
     if not boundaries:
         return "any number"
     if place == 0:
-        return f"below {boundaries[0]:g}"
+        return f"below {boundaries[0]:.4g}"
     if place == len(boundaries):
-        return f"{boundaries[-1]:g} or more"
-    return f"{boundaries[place - 1]:g} .. {boundaries[place]:g}"
+        return f"{boundaries[-1]:.4g} or more"
+    return f"{boundaries[place - 1]:.4g} .. {boundaries[place]:.4g}"
 
 
 def _shown(text: str) -> str:
