@@ -12,11 +12,11 @@ import types
 from pathlib import Path
 
 import pytest
-from data_folders import write_data_folder
+from data_folders import write_data_folder, write_folder_of_all_kinds
 
 from preprocessing.errors import UserError
 from preprocessing.schema import train_checksum
-from trainer import doctor, lock, task
+from trainer import doctor, lock, memory, task
 from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, seal
 from trainer.config import load_config
 from trainer.doctor import Concern, Inapplicable, Patient
@@ -281,8 +281,44 @@ def test_an_empty_split(patient):
 
 def test_a_split_of_one_class(patient):
     edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(positives=0))
-    with pytest.raises(UserError, match=f"split 'valid' of .* has 0 clicks in 32 rows, one class.*`{WRITTEN_BY} --overwrite`"):
+    with pytest.raises(UserError, match=f"split 'valid' of .* has 0 clicks in 32 rows with a label, one class.*`{WRITTEN_BY} --overwrite`"):
         doctor.check_rows(patient)
+
+
+def test_rows_without_label_are_no_rows_without_click(patient):
+    clicks = patient.manifest["splits"]["valid"]["positives"]
+    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(unlabelled=32 - clicks))
+    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["train"].update(unlabelled=16, positives=12))
+    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["test"].update(unlabelled=32, positives=0))
+    again = dataclasses.replace(patient)
+    with pytest.raises(UserError, match=f"split 'valid' of .* has {clicks} clicks in {clicks} rows with a label, one class"):
+        doctor.check_rows(again)
+    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(unlabelled=0))
+    said = doctor.check_rows(dataclasses.replace(patient))
+    assert "train 64 (25.00% clicks, 48 with a label)" in said and "test 32 (no labels)" in said and f"valid 32 ({clicks / 32:.2%} clicks)" in said
+
+
+def test_fields_that_training_leaves_unread(tmp_path, patient):
+    assert doctor.check_fields(patient) == "training reads all 3"
+    folder = write_folder_of_all_kinds(tmp_path / "kinds", rows=64)
+    with pytest.raises(Concern, match="history, image would be left unread"):
+        doctor.check_fields(Patient(data_dir=folder))
+
+
+def test_the_memory_is_that_of_the_rows_a_stage_reads(tmp_path, monkeypatch):
+    rows = {}
+    predict = memory.predict
+    monkeypatch.setattr(memory, "predict", lambda stage, config, schema, of_splits: rows.update({stage: of_splits["train"]}) or
+                        predict(stage, config, schema, of_splits))
+    doctor.check_memory(Patient(data_dir=write_folder_of_all_kinds(tmp_path / "kinds", rows=64)))
+    assert rows == {"pretrain": 64, "finetune": 48}
+
+
+def test_counts_of_shared_vocabularies_are_a_file_that_training_reads(tmp_path):
+    folder = write_folder_of_all_kinds(tmp_path / "kinds", rows=64)
+    (folder / "tally.npz").unlink()
+    with pytest.raises(UserError, match="tally.npz is missing: restore it"):
+        doctor.check_files(Patient(data_dir=folder))
 
 
 def first_file(folder):

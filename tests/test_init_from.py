@@ -78,9 +78,14 @@ def draw(sizes: list[int], seed: int, rows: int = 64) -> tuple[np.ndarray, np.nd
     return np.stack([rng.integers(0, size + 2, rows) for size in sizes], axis=1), rng.integers(0, 2, rows)
 
 
-def folder_of(path, meanings) -> DataFolder:
-    sizes = [len(values) + (not isinstance(values[0], str)) for values in meanings.values()]
-    return DataFolder.open(write_folder(path, meanings, {split: draw(sizes, seed) for seed, split in enumerate(SPLITS)}))
+def folder_of(path, meanings, fields=None) -> DataFolder:
+    """A data folder of these vocabularies and boundaries; see `write_folder` for `fields`. Lists are empty."""
+    sizes = {name: len(values) + (not isinstance(values[0], str)) for name, values in meanings.items()}
+    fields = fields or {name: {} for name in meanings}
+    lists = [name for name, field in fields.items() if field.get("kind") == "sequence"]
+    drawn = [field.get("hash_buckets") or sizes[field.get("vocabulary", name)] for name, field in fields.items() if name not in lists]
+    splits = {split: (*draw(drawn, seed), {name: [np.zeros(0, int)] * 64 for name in lists}) for seed, split in enumerate(SPLITS)}
+    return DataFolder.open(write_folder(path, meanings, splits, fields=fields))
 
 
 def saved_model(model_dir, data: DataFolder, stage="finetune", assignments=()) -> DGenCTR:
@@ -107,6 +112,7 @@ def carried_model(model_dir, data: DataFolder, stage="finetune", assignments=())
 
 
 def rows_of(model: DGenCTR, name: str) -> np.ndarray:
+    """The embeddings of a field's values, its owner's where it shares them."""
     field = next(field for field in model.schema.fields if field.name == name)
     return model.embedding.table.numpy()[field.offset:field.offset + field.rows]
 
@@ -186,6 +192,101 @@ def test_a_set_backbone_follows_its_fields_by_name(tmp_path, before, capsys):
     assert 0 < abs(rows_of(new, "hour")).max() < 1
     printed = capsys.readouterr().out
     assert "hour: the earlier model did not have this field" in printed and "price: the data no longer have this field" in printed
+
+
+def test_a_grown_vocabulary_keeps_its_rows_and_adds_new_ones_behind(earlier, tmp_path, capsys):
+    old, masks = earlier[1], earlier[1].embedding.mask_embeddings.numpy()
+    new = carried_model(earlier[0], folder_of(tmp_path / "data", {**BEFORE, "item": ["a", "b", "c", "n", "m"]}))
+    np.testing.assert_array_equal(rows_of(new, "item"), [*rows_of(old, "item"), masks[0], masks[0]])
+    for name in ("price", "user"):  # behind it in the table
+        np.testing.assert_array_equal(rows_of(new, name), rows_of(old, name))
+    assert "left the vocabulary" not in capsys.readouterr().out
+
+
+HASHED = {"item": {}, "device": {"hash_buckets": 3}, "user": {}}
+ITEMS_AND_USERS = {"item": ["a", "b"], "user": ["u"]}
+
+
+@pytest.fixture(scope="module")
+def hashed(tmp_path_factory):
+    data = folder_of(tmp_path_factory.mktemp("hashed") / "data", ITEMS_AND_USERS, HASHED)
+    model_dir = tmp_path_factory.mktemp("hashed") / "model"
+    return model_dir, saved_model(model_dir, data)
+
+
+def test_a_hashed_field_is_carried_bucket_by_bucket(hashed, tmp_path):
+    model_dir, old = hashed
+    new = carried_model(model_dir, folder_of(tmp_path / "data", {**ITEMS_AND_USERS, "item": ["n", "b", "a"]}, HASHED))
+    np.testing.assert_array_equal(rows_of(new, "device"), rows_of(old, "device"))
+    np.testing.assert_array_equal(rows_of(new, "item")[3:], rows_of(old, "item")[[3, 2]])
+
+
+@pytest.mark.parametrize(("device", "meanings", "said"), [
+    ({"hash_buckets": 4}, {}, "device: it had 3 hash buckets and has 4 hash buckets now, so every value starts anew"),
+    ({}, {"device": ["x", "y", "z", "q"]}, "device: it had 3 hash buckets and has a vocabulary now, so every value starts anew")])
+def test_buckets_of_another_number_start_anew(hashed, tmp_path, capsys, device, meanings, said):
+    model_dir, old = hashed
+    new = carried_model(model_dir, folder_of(tmp_path / "data", {**ITEMS_AND_USERS, **meanings}, {**HASHED, "device": device}))
+    rows, mask = rows_of(old, "device"), old.embedding.mask_embeddings.numpy()[1]
+    np.testing.assert_array_equal(rows_of(new, "device"), [rows[0], rows[1], mask, mask, mask, mask])
+    np.testing.assert_array_equal(rows_of(new, "user"), rows_of(old, "user"))
+    assert said in capsys.readouterr().out
+
+
+SHARING = {"history": {"kind": "sequence"}, "item": {"vocabulary": "history"}, "user": {}, "last": {"vocabulary": "history"}}
+SHARED = {"history": ["a", "b", "c"], "user": ["u", "v"]}
+
+
+@pytest.fixture(scope="module")
+def sharing(tmp_path_factory):
+    data = folder_of(tmp_path_factory.mktemp("sharing") / "data", SHARED, SHARING)
+    model_dir = tmp_path_factory.mktemp("sharing") / "model"
+    return model_dir, saved_model(model_dir, data)
+
+
+def test_shared_rows_are_carried_once_for_all_their_fields(sharing, tmp_path):
+    model_dir, old = sharing
+    data = folder_of(tmp_path / "data", {"history": ["n", "c", "a"], "user": ["v", "u"]}, SHARING)
+    new, table = carried_model(model_dir, data), rows_of(old, "history")
+    # A list has no token, so the new item starts from the mask embedding of `item`, the first token.
+    expected = [table[0], table[1], old.embedding.mask_embeddings.numpy()[0], table[4], table[2]]
+    for name in ("history", "item", "last"):
+        np.testing.assert_array_equal(rows_of(new, name), expected)
+    np.testing.assert_array_equal(rows_of(new, "user"), rows_of(old, "user")[[0, 1, 3, 2]])
+
+
+def test_vocabularies_of_owners_are_kept(sharing):
+    kept = next(sharing[0].glob("trained_on/*/vocabularies"))
+    assert sorted(path.name for path in kept.iterdir()) == ["history.txt", "user.txt"]
+
+
+def test_a_new_owner_takes_the_rows_of_the_field_that_was_there(before, tmp_path, capsys):
+    # Items had rows of their own; now they share those of a list that is new.
+    old = saved_model(tmp_path / "old", before)
+    fields = {"history": {"kind": "sequence"}, "item": {"vocabulary": "history"}, "price": {}, "user": {}}
+    meanings = {"history": ["b", "n"], "price": BEFORE["price"], "user": BEFORE["user"]}
+    new = carried_model(tmp_path / "old", folder_of(tmp_path / "data", meanings, fields))
+    item = rows_of(old, "item")
+    np.testing.assert_array_equal(rows_of(new, "history"), [item[0], item[1], item[3], old.embedding.mask_embeddings.numpy()[0]])
+    assert "history: the earlier model did not have this field" in capsys.readouterr().out
+
+
+def test_rows_that_two_fields_had_and_one_vocabulary_has_now(before, tmp_path, capsys):
+    old = saved_model(tmp_path / "old", before)
+    fields = {"item": {}, "price": {}, "user": {"vocabulary": "item"}}
+    new = carried_model(tmp_path / "old", folder_of(tmp_path / "data", {"item": ["a", "u"], "price": BEFORE["price"]}, fields))
+    np.testing.assert_array_equal(rows_of(new, "user")[:3], rows_of(old, "item")[:3])
+    assert "item: user uses these rows now; those it had of its own were left behind" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("start", ["mask", "unknown"])
+def test_rows_that_only_a_list_uses_start_from_the_unknown_row(tmp_path, start):
+    fields = {"user": {}, "history": {"kind": "sequence"}}
+    saved = saved_model(tmp_path / "old", folder_of(tmp_path / "before", SHARED, fields))
+    data = folder_of(tmp_path / "data", {**SHARED, "history": ["a", "b", "c", "n"]}, fields)
+    history = rows_of(saved, "history")
+    new = carried_model(tmp_path / "old", data, assignments=[f"finetune.new_rows={start}"])
+    np.testing.assert_array_equal(rows_of(new, "history"), [*history, history[1]])
 
 
 # What is refused.

@@ -201,7 +201,7 @@ def test_a_validation_split_of_one_class_is_refused_before_training(data, tmp_pa
     manifest["splits"]["valid"]["positives"] = 0
     (folder / "manifest.json").write_text(json.dumps(manifest))
     message = user_error(capsys, "--stage=pretrain", *flags(folder, tmp_path / "model"))
-    assert "0 clicks in 512 rows, so its AUC is undefined" in message and not (tmp_path / "model").exists()
+    assert "0 clicks in 512 rows with a label, so its AUC is undefined" in message and not (tmp_path / "model").exists()
 
 
 def test_a_model_folder_that_is_a_file_is_named(data, tmp_path, capsys):

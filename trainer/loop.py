@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
-from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
+from preprocessing.schema import SCHEMA_FILE
 from trainer.carry_over import EarlierModel, carry_over
 from trainer.checkpoints import (
     CONFIG_FILE,
@@ -23,10 +23,8 @@ from trainer.checkpoints import (
     TrainingState,
     checkpoint_bytes,
     damage,
-    differences,
     restore_model,
     resume,
-    schema_differences,
 )
 from trainer.config import Config, StageConfig
 from trainer.disk import explain_when_full, require_space
@@ -41,11 +39,19 @@ from trainer.norms import UPDATE_NORM
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
 from trainer.progress import StepProgress, describe_losses, print_table, timed
+from trainer.refusals import (
+    ENVIRONMENT_FILE,
+    refuse_foreign_folder,
+    refuse_one_class,
+    refuse_unlabelled,
+    require_one_process,
+    require_pretraining,
+    require_same_run,
+)
 from trainer.runtime import require_determinism, resolved
 from trainer.vocabularies import keep_vocabularies
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
-ENVIRONMENT_FILE = "environment.json"
 SMALLER_IS_BETTER = ("loss", "logloss")
 CAUSES_SHOWN = 5
 
@@ -77,9 +83,9 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     distribution = distribution or Distribution()
     config = resolved(config)
     model_dir, data = Path(model_dir), DataFolder.open(data_dir)
-    _refuse_foreign_folder(model_dir)
-    _refuse_unlabelled(stage, data)
-    _refuse_one_class(data, config)
+    refuse_foreign_folder(model_dir)
+    refuse_unlabelled(stage, data)
+    refuse_one_class(data, config)
     try:
         with _written_by(distribution, model_dir), interruptible(distribution.stops_alone) as interruption, distribution.scope():
             _train(stage, config, data, model_dir, from_scratch, init_from, allow_changes, interruption, began, distribution)
@@ -111,7 +117,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     earlier = EarlierModel(init_from, stage) if init_from else None
     origin = earlier.origin if earlier else RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
     last = checkpoints.resume_point()
-    changed = _require_same_run(checkpoints, last, config, data, origin, allow_changes) if last else []
+    changed = require_same_run(checkpoints, last, config, data, origin, allow_changes) if last else []
     if distribution.is_single:
         require_memory(stage, config, data.schema, data.rows_read(stage), resumed=last is not None)
 
@@ -136,12 +142,12 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         _warn_of_a_damaged_best(checkpoints, last)
     else:
         if earlier:
-            _require_one_process(distribution, init_from)
+            require_one_process(distribution, init_from)
             carry_over(model, earlier, config, data)
         elif origin == RANDOM:
             print(f"{stage}: starting from random parameters")
         else:
-            _transfer(model, config, data, pretrained)
+            _transfer(model, require_pretraining(pretrained, config, data))
         state = TrainingState(origin, data.checksum, stage_config.learning_rate)
 
     distribution.require_same_start(state.step, f"{config.to_yaml()} {data.checksum} {origin}")
@@ -173,12 +179,6 @@ def _say_what_is_not_used(stage: Stage, data: DataFolder) -> None:
         print(f"{stage}: {unlabelled:,} of {data.rows('train'):,} training rows have no label and {use}")
 
 
-def _require_one_process(distribution: Distribution, init_from: str | Path) -> None:
-    if not distribution.is_single:
-        raise UserError(f"--init_from {init_from} carries rows over in one process: start without TF_CONFIG and --devices, stop it by "
-                        "Ctrl-C after the first step, which saves a checkpoint, and continue with the same command in the cluster")
-
-
 def _place(state: TrainingState) -> str:
     return f"epoch {state.epoch}" + (f" and {state.epoch_step} steps" if state.epoch_step else "")
 
@@ -203,75 +203,10 @@ def _finished(settings: StageConfig, state: TrainingState) -> bool:
     return state.epoch >= settings.epochs or state.stale_epochs >= settings.patience
 
 
-def _refuse_foreign_folder(model_dir: Path) -> None:
-    """Files of ours are written only into a folder that is new or ours."""
-    if model_dir.exists() and not model_dir.is_dir():
-        raise UserError(f"--model_dir {model_dir} is a file: give a folder")
-    theirs = [name for name in (CONFIG_FILE, SCHEMA_FILE, MANIFEST_FILE) if (model_dir / name).exists()]
-    if theirs and not (model_dir / ENVIRONMENT_FILE).exists():
-        raise UserError(f"--model_dir {model_dir} is not a model folder but holds {', '.join(theirs)}, which training would "
-                        "overwrite: give a new folder")
-
-
-def _refuse_unlabelled(stage: Stage, data: DataFolder) -> None:
-    if stage == "finetune" and data.rows("train") and not data.labelled("train"):
-        raise UserError(f"data folder {data.path}: none of the {data.rows('train'):,} training rows has a label, and fine-tuning learns "
-                        "from labels: correct `label` in the schema, or add files with labels to the training split, and run "
-                        "`python -m preprocessing.task` again")
-
-
-def _refuse_one_class(data: DataFolder, config: Config) -> None:
-    positives, labelled = data.positives("valid"), data.labelled("valid")
-    if config.finetune.monitor == "auc" and positives in (0, labelled):
-        raise UserError(f"data folder {data.path}: the validation split has {positives} clicks in {labelled} rows with a label, "
-                        "so its AUC is undefined: validate on more rows, or use --set finetune.monitor=logloss")
-
-
-def _require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, data: DataFolder, origin: str | None,
-                      allow_changes: bool) -> list[str]:
-    """A stage's folder belongs to one configuration, one data folder and one start; anything else is named and refused.
-
-    Returns:
-      The differences of the configuration, where they are allowed.
-    """
-    stage_dir, state = checkpoints.stage_dir, checkpoints.state(last)
-    changed = differences(checkpoints.config(last), config, checkpoints.stage)
-    if changed and not allow_changes:
-        raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): give the stored configuration, "
-                        "add --allow_changes to continue with the new one, or give another --model_dir")
-    if state.data != data.checksum:
-        raise UserError(f"{stage_dir} holds a run on other data than {data.path} ({_other_data(stage_dir.parent, data)}): give the "
-                        "data folder it was trained on, or another --model_dir")
-    if state.origin != origin:
-        raise UserError(f"{stage_dir} holds a run that started from {state.origin}, and this call would start from "
-                        f"{origin or 'a pre-training that is not there'}: use the same --init_from or --from_scratch as before; or, to fine-tune "
-                        f"anew (pre-training went on, say), remove {stage_dir} or give another --model_dir")
-    return changed
-
-
-def _other_data(model_dir: Path, data: DataFolder) -> str:
-    """What distinguishes a data folder from the one that the model folder's checkpoints belong to."""
-    path = model_dir / SCHEMA_FILE
-    changed = schema_differences(load_schema(path), data.schema) if path.exists() else []
-    return f"another schema: {'; '.join(changed)}" if changed else "other training rows or vocabularies"
-
-
-def _transfer(model: DGenCTR, config: Config, data: DataFolder, pretrained: StageCheckpoints) -> None:
-    best = pretrained.best()
-    if best is None:
-        raise UserError(
-            f"no pre-trained checkpoint in {pretrained.stage_dir}: run `python -m trainer.task --stage=pretrain` with the same "
-            "--model_dir first, or train without pre-training by adding --from_scratch")
-    if pretrained.config().model != config.model:
-        changed = [line for line in differences(pretrained.config(), config, "pretrain") if line.startswith("model.")]
-        raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
-                        "fine-tune with the configuration it was pre-trained with")
-    if pretrained.state(best).data != data.checksum:
-        raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} "
-                        f"({_other_data(pretrained.stage_dir.parent, data)}): fine-tune on the data folder it was pre-trained on")
-    parameters = restore_model(model, best)
+def _transfer(model: DGenCTR, pretrained: Path) -> None:
+    parameters = restore_model(model, pretrained)
     rows = [(part.name, str(len(part.weights)), f"{sum(int(tf.size(v)) for v in part.weights):,}") for part in model.parts]
-    print_table(f"transferred all {parameters:,} parameters of {best}", rows, ("part", "variables", "parameters"))
+    print_table(f"transferred all {parameters:,} parameters of {pretrained}", rows, ("part", "variables", "parameters"))
 
 
 def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFolder, model_dir: Path) -> None:

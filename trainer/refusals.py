@@ -1,0 +1,89 @@
+"""What a training run refuses before it starts, so that no work is lost and no folder is spoilt."""
+
+from pathlib import Path
+
+from preprocessing.errors import UserError
+from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
+from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, schema_differences
+from trainer.config import Config
+from trainer.distribute import Distribution
+from trainer.input import DataFolder
+from trainer.model import Stage
+
+ENVIRONMENT_FILE = "environment.json"  # written first, so that it marks a folder as a model folder
+
+
+def refuse_foreign_folder(model_dir: Path) -> None:
+    """Files of ours are written only into a folder that is new or ours."""
+    if model_dir.exists() and not model_dir.is_dir():
+        raise UserError(f"--model_dir {model_dir} is a file: give a folder")
+    theirs = [name for name in (CONFIG_FILE, SCHEMA_FILE, MANIFEST_FILE) if (model_dir / name).exists()]
+    if theirs and not (model_dir / ENVIRONMENT_FILE).exists():
+        raise UserError(f"--model_dir {model_dir} is not a model folder but holds {', '.join(theirs)}, which training would "
+                        "overwrite: give a new folder")
+
+
+def refuse_unlabelled(stage: Stage, data: DataFolder) -> None:
+    if stage == "finetune" and data.rows("train") and not data.labelled("train"):
+        raise UserError(f"data folder {data.path}: none of the {data.rows('train'):,} training rows has a label, and fine-tuning learns "
+                        "from labels: correct `label` in the schema, or add files with labels to the training split, and run "
+                        "`python -m preprocessing.task` again")
+
+
+def refuse_one_class(data: DataFolder, config: Config) -> None:
+    positives, labelled = data.positives("valid"), data.labelled("valid")
+    if config.finetune.monitor == "auc" and positives in (0, labelled):
+        raise UserError(f"data folder {data.path}: the validation split has {positives} clicks in {labelled} rows with a label, "
+                        "so its AUC is undefined: validate on more rows, or use --set finetune.monitor=logloss")
+
+
+def require_one_process(distribution: Distribution, init_from: str | Path) -> None:
+    if not distribution.is_single:
+        raise UserError(f"--init_from {init_from} carries rows over in one process: start without TF_CONFIG and --devices, stop it by "
+                        "Ctrl-C after the first step, which saves a checkpoint, and continue with the same command in the cluster")
+
+
+def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, data: DataFolder, origin: str | None,
+                     allow_changes: bool) -> list[str]:
+    """A stage's folder belongs to one configuration, one data folder and one start; anything else is named and refused.
+
+    Returns:
+      The differences of the configuration, where they are allowed.
+    """
+    stage_dir, state = checkpoints.stage_dir, checkpoints.state(last)
+    changed = differences(checkpoints.config(last), config, checkpoints.stage)
+    if changed and not allow_changes:
+        raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): give the stored configuration, "
+                        "add --allow_changes to continue with the new one, or give another --model_dir")
+    if state.data != data.checksum:
+        raise UserError(f"{stage_dir} holds a run on other data than {data.path} ({_other_data(stage_dir.parent, data)}): give the "
+                        "data folder it was trained on, or another --model_dir")
+    if state.origin != origin:
+        raise UserError(f"{stage_dir} holds a run that started from {state.origin}, and this call would start from "
+                        f"{origin or 'a pre-training that is not there'}: use the same --init_from or --from_scratch as before; or, to fine-tune "
+                        f"anew (pre-training went on, say), remove {stage_dir} or give another --model_dir")
+    return changed
+
+
+def require_pretraining(pretrained: StageCheckpoints, config: Config, data: DataFolder) -> Path:
+    """The best pre-trained checkpoint, if fine-tuning can start from it."""
+    best = pretrained.best()
+    if best is None:
+        raise UserError(
+            f"no pre-trained checkpoint in {pretrained.stage_dir}: run `python -m trainer.task --stage=pretrain` with the same "
+            "--model_dir first, or train without pre-training by adding --from_scratch")
+    if pretrained.config().model != config.model:
+        changed = [line for line in differences(pretrained.config(), config, "pretrain") if line.startswith("model.")]
+        raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
+                        "fine-tune with the configuration it was pre-trained with")
+    if pretrained.state(best).data != data.checksum:
+        raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} "
+                        f"({_other_data(pretrained.stage_dir.parent, data)}): fine-tune on the data folder it was pre-trained on")
+    return best
+
+
+def _other_data(model_dir: Path, data: DataFolder) -> str:
+    """What distinguishes a data folder from the one that the model folder's checkpoints belong to."""
+    path = model_dir / SCHEMA_FILE
+    changed = schema_differences(load_schema(path), data.schema) if path.exists() else []
+    return f"another schema: {'; '.join(changed)}" if changed else "other training rows or vocabularies"
