@@ -1,4 +1,4 @@
-"""Reading files: every record arrives, and a record that cannot is named with its line."""
+"""Finding files, and reading text: every record arrives, and a record that cannot is named with its line."""
 
 import gzip
 
@@ -7,7 +7,7 @@ import pytest
 
 from preprocessing.errors import UserError
 from preprocessing.schema import parse_schema
-from preprocessing.sources import Descriptor, Layout, blocks, find_files
+from preprocessing.sources import Descriptor, Layout, blocks, column_names, find_files
 from preprocessing.sources import read as read_batches
 
 
@@ -117,6 +117,35 @@ def test_locate_skips_what_was_not_read(tmp_path):
     assert batches(path)[0].locate(np.array([0, 1])) == [(4, '1,"p\np",q'), (6, "0,r,s")]
 
 
+def test_each_line_of_a_rejected_record_counts(tmp_path):
+    """Quotes that open a value by mistake swallow lines, which must not pass as one row."""
+    rows, rejections = read(written(tmp_path, b'y,a,b\n1,"r\n0,s,t\n1,u,"v\n0,w,x\n'))
+    assert rows == [("0", "w", "x")]
+    reason = "text follows a quoted value of several lines: a stray quote?"
+    assert [(line, text.startswith(reason), content) for line, text, content in rejections] == [
+        (2, True, '1,"r'), (3, True, "0,s,t"), (4, True, '1,u,"v'),
+    ]
+    rows, rejections = read(written(tmp_path, b'y,a,b\n1,"r\n0,s",t,u\n'))
+    assert rows == [] and [(line, content) for line, _, content in rejections] == [(2, '1,"r'), (3, '0,s",t,u')]
+
+
+def test_quotes_can_be_mere_text(tmp_path):
+    path = written(tmp_path, b'y,a,b\n1,"r\n0,s,t\n1,u,"v\n')
+    rows, rejections = read(path, make_schema(quoted=False))
+    assert rows == [("0", "s", "t"), ("1", "u", '"v')]
+    assert rejections == [(2, "wrong number of columns: expected 3, received 2", '1,"r')]
+
+
+def test_lines_of_ten_megabytes(tmp_path):
+    long = "x" * 10_000_000
+    path = written(tmp_path, f'y,a,b\n1,{long},q\n0,"{long}\n{long}",s\n1,{long}\n0,r,s\n'.encode())
+    rows, rejections = read(path)
+    assert [(y, len(a), b) for y, a, b in rows] == [("1", 10_000_000, "q"), ("0", 20_000_001, "s"), ("0", 1, "s")]
+    assert [(line, reason, len(text)) for line, reason, text in rejections] == [
+        (5, "wrong number of columns: expected 3, received 2", 10_000_002),
+    ]
+
+
 def test_a_file_of_one_endless_line_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 100)
     monkeypatch.setattr(blocks, "MAX_RECORD_BYTES", 1 << 10)
@@ -133,13 +162,69 @@ def test_a_truncated_gzip_file_is_an_error(tmp_path):
 
 @pytest.mark.parametrize(("data", "expected"), [
     (b"", r"log\.csv is empty: expected a header line and rows"),
+    (b"\n\r\n", r"log\.csv is empty: expected a header line and rows"),
+    (gzip.compress(b""), r"log\.csv is empty: expected a header line and rows"),
     (b"y,a,b\n", r"log\.csv has a header \(3 columns\) but no rows"),
     (b"y,a\n1,p\n", r"no column 'b', which schema 'log' names"),
     (b"y,a,b,a\n1,p,q,r\n", r"more than one column 'a'"),
+    (b"y,\xe4,a,b\n1,o,p,q\n", r"the first line of file .*log\.csv is not valid UTF-8 \(invalid continuation byte at byte 3\)"),
+    ("y,a,b\n1,p,q\n".encode("utf-16"), r"is not CSV or TSV, but text in UTF-16: write it as UTF-8"),
+    (b"PAR1\x15\x04\n", r"is not CSV or TSV, but a Parquet file: give it a name that ends in \.parquet"),
+    (b"PK\x03\x04\n", r"is not CSV or TSV, but a zip archive"),
 ])
 def test_files_that_cannot_be_right_are_named(tmp_path, data, expected):
     with pytest.raises(UserError, match=expected):
         find_files([str(written(tmp_path, data))], SCHEMA)
+
+
+def test_a_header_line_beside_a_header_in_the_schema(tmp_path):
+    schema = make_schema(header=["y", "a", "b"])
+    with pytest.raises(UserError, match=r"log\.csv begins with the column names that `header` in the schema lists"):
+        find_files([str(written(tmp_path, b'y,"a",b\n1,p,q\n'))], schema)
+    with pytest.raises(UserError, match=r"log\.csv is empty: expected rows"):
+        find_files([str(written(tmp_path, b""))], schema)
+
+
+def test_columns_of_a_header_may_repeat_where_nobody_wants_them(tmp_path):
+    path = written(tmp_path, b'"x,\nx",y,,,a,b\n0,1,2,3,p,q\n')
+    assert column_names(str(path), Layout.of(SCHEMA)) == ["x,\nx", "y", "", "", "a", "b"]
+    assert read(path) == ([("1", "p", "q")], [])
+
+
+def test_a_file_may_lack_the_label(tmp_path):
+    labelled, unlabelled = written(tmp_path, b"y,a,b\n1,p,q\n"), written(tmp_path, b"b,a\nq,p\n", "new.csv")
+    assert read(unlabelled) == ([(None, "p", "q")], [])
+    assert batches(unlabelled)[0].columns["y"].type == "null"
+    assert len(find_files([str(labelled), str(unlabelled)], SCHEMA)) == 2
+    with pytest.raises(UserError, match=r"new\.csv has no column 'y', which schema 'log' names: the columns are \['b', 'a'\]"):
+        find_files([str(unlabelled)], SCHEMA)
+    assert len(find_files([str(unlabelled)], SCHEMA, labelled=False)) == 1
+    strict = make_schema(label={"column": "y", "unlabelled": "reject"})
+    with pytest.raises(UserError, match=r"new\.csv has no column 'y'"):
+        find_files([str(labelled), str(unlabelled)], strict)
+
+
+def test_a_header_in_the_schema_may_leave_the_label_out(tmp_path):
+    path, schema = written(tmp_path, b"p,q\n"), make_schema(header=["a", "b"])
+    assert len(find_files([str(path)], schema)) == 1
+    assert read(path, schema) == ([(None, "p", "q")], [])
+
+
+def test_all_columns_where_a_layout_names_none(tmp_path):
+    (batch,) = read_batches(Descriptor(0, 1, str(written(tmp_path, b"b,,a\n1,2,3\n"))), Layout("log", None))
+    assert batch.columns.to_pylist() == [{"b": "1", "": "2", "a": "3"}]
+    with pytest.raises(UserError, match=r"has more than one column 'b': the columns are"):
+        list(read_batches(Descriptor(0, 1, str(written(tmp_path, b"b,b\n1,2\n"))), Layout("log", None)))
+
+
+@pytest.mark.parametrize(("name", "expected"), [
+    ("log.csv", "csv"), ("log", "csv"), ("parquet.csv", "csv"), ("log.parquet", "parquet"), ("p-0.snappy.parquet", "parquet"),
+    ("log.tfrecord.gz", "tfrecord"), ("log.tfrecords", "tfrecord"), ("log.tfrecord-00000-of-00010", "tfrecord"),
+    ("a.libsvm", "libsvm"), ("a.LibFM.gz", "libfm"), ("a.libffm", "libffm"),
+])
+def test_a_files_name_says_its_format(name, expected):
+    assert Layout("log", None).format_of(f"x/{name}") == expected
+    assert Layout("log", None, format="libfm").format_of(name) == "libfm"
 
 
 def test_a_pattern_without_files_is_named(tmp_path):
