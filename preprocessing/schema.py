@@ -281,18 +281,23 @@ class ColumnSplit(_Frozen):
 AnySplit = Annotated[FilesSplit | HashSplit | TimeSplit | ColumnSplit, Setting(discriminator="by")]
 
 
+_Limit = Annotated[float, Setting(gt=0, allow_inf_nan=False)]
+
+
 class FieldDriftLimits(_Frozen):
     """Limits of one field, where they differ from those of all (`DriftLimits`)."""
 
-    new_share: float | None = Setting(default=None, gt=0)
-    missing_share: float | None = Setting(default=None, gt=0)
-    infinity_norm: float | None = Setting(default=None, gt=0)
-    jensen_shannon_divergence: float | None = Setting(default=None, gt=0)
-    length_divergence: float | None = Setting(default=None, gt=0)
+    new_share: _Limit | None = None
+    missing_share: _Limit | None = None
+    infinity_norm: _Limit | None = None
+    jensen_shannon_divergence: _Limit | None = None
+    length_divergence: _Limit | None = None
 
 
 class DriftLimits(_Frozen):
-    """How far a new log may differ from the training split before `--compare` calls it drift; 1 is no limit but to label_rate.
+    """How far a new log may differ from the training split before `--compare` calls it drift.
+
+    What they limit is at most 1 (but for `label_rate`), so a limit of 1 is never exceeded.
 
     Attributes:
       new_share: of a field's values, the share that the vocabulary lacks, less the validation split's share.
@@ -306,14 +311,14 @@ class DriftLimits(_Frozen):
       fields: by field name, limits of its own.
     """
 
-    new_share: float = Setting(default=0.1, gt=0)
-    missing_share: float = Setting(default=0.05, gt=0)
-    infinity_norm: float = Setting(default=0.1, gt=0)
-    jensen_shannon_divergence: float = Setting(default=0.1, gt=0)
-    length_divergence: float = Setting(default=0.1, gt=0)
-    label_rate: float = Setting(default=0.25, gt=0)
-    rejected_share: float = Setting(default=0.01, gt=0)
-    unlabelled_share: float = Setting(default=0.05, gt=0)
+    new_share: _Limit = 0.1
+    missing_share: _Limit = 0.05
+    infinity_norm: _Limit = 0.1
+    jensen_shannon_divergence: _Limit = 0.1
+    length_divergence: _Limit = 0.1
+    label_rate: _Limit = 0.25
+    rejected_share: _Limit = 0.01
+    unlabelled_share: _Limit = 0.05
     fields: dict[str, FieldDriftLimits] = {}
 
     def of(self, measure: str, field: str) -> float:

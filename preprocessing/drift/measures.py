@@ -35,8 +35,8 @@ def jensen_shannon_divergence(before: np.ndarray, now: np.ndarray) -> tuple[floa
       The divergence, and the place of the bucket whose share moved most.
     """
     p, q = before / before.sum(), now / now.sum()
-    divergence = max(0.0, _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2)
-    return divergence, int(np.abs(q - p).argmax())
+    divergence = _entropy((p + q) / 2) - (_entropy(p) + _entropy(q)) / 2
+    return float(np.clip(divergence, 0, 1)), int(np.abs(q - p).argmax())  # despite rounding
 
 
 def _entropy(p: np.ndarray) -> float:
