@@ -10,19 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.prepare import report
+from benchmarks.prepare.arms import ARMS, DESCRIPTIONS, command
 from benchmarks.prepare.log import parse_rows
 from benchmarks.prepare.measure import measure
-from benchmarks.prepare.report import ARMS, COMPARED, DESCRIPTIONS, FEWER_ROWS, GROWTH, RESULTS, Results, shorten
+from benchmarks.prepare.report import COMPARED, FEWER_ROWS, GROWTH, RESULTS, Results, shorten
 from benchmarks.processes import Interrupted, Processes
 from preprocessing import errors
-from preprocessing.schema import SCHEMA_FILE
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-OURS = {
-    "ours": [],
-    "ours_one": ["--direct_num_workers=1"],
-    "ours_processes": ["--direct_running_mode=multi_processing", "--direct_num_workers=2"],
-}
 FEWER = 5  # plain TFT is measured a second time on so many times fewer rows
 
 ARMS_TEXT = "\n".join(textwrap.fill(text, 100, initial_indent=f"  {arm:15}", subsequent_indent=" " * 17)
@@ -70,14 +65,6 @@ def _rounds(part: str, arms: Sequence[str], rows: int, rounds: int) -> Iterator[
     for number in range(rounds):
         for arm in arms if number % 2 == 0 else arms[::-1]:
             yield Run(part, arm, rows, number)
-
-
-def command(arm: str, log: Path, output: Path) -> list[str]:
-    """What follows `python` to prepare `log` by `arm`."""
-    if arm in OURS:
-        files = ["--input", str(log), "--schema", str(log / SCHEMA_FILE), "--output", str(output)]
-        return ["-m", "preprocessing.task", *files, *OURS[arm]]
-    return ["-m", "benchmarks.prepare.peer", "--arm", arm, "--log", str(log), "--output", str(output)]
 
 
 def perform(processes: Processes, run: Run, folder: Path) -> dict:

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from benchmarks import preprocessing as benchmark
 from benchmarks.prepare import measure as measure_module
-from benchmarks.prepare import pandas_sklearn, tft_dicts
+from benchmarks.prepare import pandas_sklearn, stages, tft_dicts
 from benchmarks.prepare.log import (
     CATEGORICAL,
     COLUMNS,
@@ -29,7 +29,6 @@ from benchmarks.prepare.log import (
 from benchmarks.prepare.measure import count_records, measure, tree_bytes
 from benchmarks.prepare.report import Results, aims, markdown, projected, shorten, table_rows
 from benchmarks.processes import Processes
-from preprocessing import task
 from preprocessing.errors import UserError
 from preprocessing.schema import MISSING_ROW, SPECIAL_ROWS, UNKNOWN_ROW, load_schema
 
@@ -106,10 +105,15 @@ PACKED = {"ids": tf.io.FixedLenFeature([39], tf.int64), "values": tf.io.FixedLen
 
 
 @pytest.fixture(scope="module")
-def ours(log, tmp_path_factory):
+def prepared(log, tmp_path_factory):
+    """What happens once a run of ours, and the data folder that the run wrote."""
     output = tmp_path_factory.mktemp("prepare") / "ours"
-    assert task.main(benchmark.command("ours", log, output)[2:]) == 0
-    return records(output.glob("train/*.tfrecord"), PACKED)
+    return stages.measure_fixed(log, output), output
+
+
+@pytest.fixture(scope="module")
+def ours(prepared):
+    return records(prepared[1].glob("train/*.tfrecord"), PACKED)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +160,27 @@ def test_plain_tft_writes_a_feature_a_field(ours, log, tmp_path, monkeypatch):
     known = ours["ids"][:, place][ours["ids"][:, place] >= SPECIAL_ROWS] - SPECIAL_ROWS
     theirs = np.bincount(rows["c6"])
     np.testing.assert_array_equal(np.sort(np.bincount(known)), np.sort(theirs[:-1]))
+
+
+# The stages of ours.
+
+def test_each_stage_is_timed(log, prepared, capsys):
+    fixed, data_dir = prepared
+    assert [name for name, _ in fixed] == ["import TensorFlow", "import Beam and TFT", "trace and write the graph",
+                                           "load the graph, first batch"]
+    clock = stages.measure_stages(log, data_dir)
+    assert all(milliseconds > 0 for _, _, milliseconds in clock.lines)
+    stages.show([("import TensorFlow", 2.5)], clock)
+    shown = capsys.readouterr().out
+    assert shown.count("all of it") == 2 and "serialise" in shown
+
+
+def test_stages_count_for_a_block_of_rows(monkeypatch):
+    clock = stages.Clock(rows=32_768)
+    seconds = iter([0.0, 0.5, 1.0, 1.25, 2.0, 2.5])  # before and after each of three repeats
+    monkeypatch.setattr(stages.time, "process_time", lambda: next(seconds))
+    assert clock.stage("writing", "serialise", lambda: "result") == "result"
+    assert clock.lines == [("writing", "serialise", 500.0)] and clock.total("writing") == 500.0 and clock.total("both") == 0
 
 
 # Measuring a run.

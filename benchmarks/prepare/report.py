@@ -4,6 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.prepare.arms import ARMS, DESCRIPTIONS
 from benchmarks.prepare.log import CATEGORICAL, FILES, MAGNITUDES, MIN_COUNT, NUMERIC
 from benchmarks.prepare.measure import SAMPLE_SECONDS
 from benchmarks.speed.report import Spread
@@ -12,24 +13,6 @@ from trainer.progress import print_table
 
 RESULTS = "preprocessing"
 FIELDS = len(NUMERIC) + len(CATEGORICAL)
-ARMS = {
-    "ours": "ours",
-    "ours_one": "ours, one worker",
-    "ours_processes": "ours, two processes",
-    "pandas": "pandas + scikit-learn",
-    "tft": "plain TFT, a dict a row",
-}
-DESCRIPTIONS = {
-    "ours": "`python -m preprocessing.task` as a user types it: a worker (thread) for each core",
-    "ours_one": "the same with `--direct_num_workers=1`",
-    "ours_processes": "the same with `--direct_running_mode=multi_processing --direct_num_workers=2`",
-    "pandas": "read_csv, OrdinalEncoder(min_frequency), KBinsDiscretizer, StandardScaler, tf.train.Example and "
-              "TFRecordWriter in one process. The same records; but quantiles from 200,000 rows, values in the order of their "
-              "texts, rare ones apart from unseen ones, and no vocabularies, statistics or serving graph",
-    "tft": "tensorflow_transform as its census example does it, with Beam's runner in memory: ReadFromText, csv and a dict a "
-           "row, compute_and_apply_vocabulary for each of 26 fields and bucketize for each of 13. Its records hold a feature "
-           "for each field, and no scaled numbers; no statistics",
-}
 HEADER = ("arm", "rows/s", "cells/s", "seconds", "CPU seconds", "peak GB", "first row after", "stages", "times as fast as ours")
 COMPARED, FEWER_ROWS, GROWTH = "compared", "fewer rows", "growth"
 AIMS_HEADER = ("aim", "measured", "by CPU time", "")
