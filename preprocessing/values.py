@@ -204,8 +204,7 @@ def _elements(column: pa.Array, separator: str, missing: Sequence[str], role: st
     column = _plain(column)
     if _is_text(column.type):
         column = _as_strings(column, role, reasons)
-        absent = pa.array(_is_in(column, ("", *missing)))
-        column = pc.split_pattern(pc.if_else(absent, None, column), separator)
+        column = pc.split_pattern(_present(column, missing), separator)
     if _is_list(column.type):
         return _plain(column.flatten()), _lengths(column)
     return column.drop_null(), column.is_valid().to_numpy(zero_copy_only=False).astype(np.int64)
@@ -244,6 +243,14 @@ def _cast(column: pa.Array, kind: pa.DataType, role: str) -> pa.Array:
             f"{role} has the type {column.type}, expected texts, numbers, times, or lists of these: write the column in "
             "another type, or leave it out of the schema"
         ) from error
+
+
+def _present(column: pa.Array, missing: Sequence[str]) -> pa.Array:
+    """Texts with null in place of those that mean no value; a comparison each is cheaper than hashing every cell."""
+    absent = pc.equal(pc.binary_length(column), 0)
+    for text in missing:
+        absent = pc.or_(absent, pc.equal(column, text))
+    return pc.if_else(absent, None, column)
 
 
 def _is_in(column: pa.Array, values: Sequence[str]) -> np.ndarray:
@@ -309,7 +316,7 @@ def _without(encoded: pa.DictionaryArray, missing: Sequence[str]) -> pa.Dictiona
 
 
 def _parsed_numbers(column: pa.Array, missing: Sequence[str], role: str, reasons: RowReasons) -> pa.Array:
-    text = pc.if_else(pa.array(_is_in(column, ("", *missing))), None, column)
+    text = _present(column, missing)
     try:
         found = pc.cast(text, pa.float64())
         if not pc.any(pc.and_(pc.is_nan(found), pc.match_substring(text, "("))).as_py():  # Arrow reads nan(1) as a number
