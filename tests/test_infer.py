@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tensorflow as tf
 from rich.console import Console
 
 from preprocessing import task
@@ -519,7 +520,7 @@ def test_no_files_no_rows_one_column(tmp_path):
 def test_no_feature_left(tmp_path):
     path = write_csv(tmp_path / "log.csv", {"click": [0, 1] * 30, "row_id": list(range(60)), "shop": ["a"] * 60})
     message = refused(tmp_path / "s.yaml", path)
-    assert "no column is left for a feature" in message and "shop: it is always 'a'" in message
+    assert "no column with one value a cell is left for a feature" in message and "shop: it is always 'a'" in message
 
 
 def test_files_that_do_not_belong_together(tmp_path):
@@ -578,6 +579,64 @@ def test_files_may_store_a_column_in_different_types(tmp_path):
     pq.write_table(table.set_column(1, "user", pa.array([f"{row // 20}" for row in range(60)])), tmp_path / "b.parquet")
     infer(tmp_path / "s.yaml", tmp_path / "*.parquet")
     assert "user: 3 different, none missing" in (tmp_path / "s.yaml").read_text()
+
+
+# ---- Other formats ----
+
+
+def test_libsvm_libfm_and_libffm(tmp_path):
+    rng = np.random.default_rng(2)
+    rows = [(label, *rng.integers(0, (40, 30, 9)).tolist()) for label in clicks(rng, 300)]
+    lines = {
+        "libsvm": [f"{y} 1:{a / 7:.3f} 2:{b}" + f" 9:{c}" * (c < 5) for y, a, b, c in rows],
+        "libfm": [f"{y} {a}:1 {40 + b}:1 {70 + c}:1" for y, a, b, c in rows],
+        "libffm": [f"{y} 0:{a}:1 1:{40 + b}:1 2:{70 + c}:1" + f" 2:{71 + c}:1" * (c < 5) for y, a, b, c in rows],
+    }
+    kinds = {}
+    for form, content in lines.items():
+        (tmp_path / f"log.{form}").write_text("\n".join(content) + "\n")
+        schema = infer(tmp_path / f"{form}.yaml", tmp_path / f"log.{form}")
+        kinds[form] = [(field.source, field.kind) for field in schema.fields]
+        assert "indices: LEFT OUT: its values stand in the other columns too" in (tmp_path / f"{form}.yaml").read_text()
+        assert all(column not in ("2", "indices") or form != "libffm" for column in schema.split.key)
+    assert kinds == {
+        "libsvm": [("1", "numeric"), ("2", "categorical"), ("9", "categorical")],
+        "libfm": [("1", "categorical"), ("2", "categorical"), ("3", "categorical")],
+        "libffm": [("0", "categorical"), ("1", "categorical"), ("2", "multivalued")],
+    }
+
+
+def test_tfrecord_of_examples(tmp_path):
+    rng = np.random.default_rng(4)
+    start = 1_767_225_600_000
+    with tf.io.TFRecordWriter(str(tmp_path / "log.tfrecord")) as writer:
+        for row, click in enumerate(clicks(rng, 200)):
+            features = {
+                "click": tf.train.Feature(int64_list=tf.train.Int64List(value=[click])),
+                "ts": tf.train.Feature(int64_list=tf.train.Int64List(value=[start + row * 60_000])),
+                "user": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"u%d" % (row * 7 % 20)])),
+                "price": tf.train.Feature(float_list=tf.train.FloatList(value=[rng.random()] if row % 4 else [])),
+                "tags": tf.train.Feature(bytes_list=tf.train.BytesList(value=[b"a", b"b", b"c"][: row % 4])),
+                "image": tf.train.Feature(float_list=tf.train.FloatList(value=rng.normal(size=2))),
+            }
+            writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
+    schema = infer(tmp_path / "s.yaml", tmp_path / "log.tfrecord")
+    assert (schema.label.column, schema.group, schema.timestamp.unit, schema.split.by) == ("click", "user", "milliseconds", "time")
+    assert by_name(schema) == {
+        "image": {"kind": "vector", "size": 2}, "price": {"kind": "numeric"}, "user": {"kind": "categorical"},
+        "tags": {"kind": "multivalued", "max_length": 3},
+    }
+
+
+def test_text_with_stray_quotes_is_read_without_quoting(tmp_path):
+    path = tmp_path / "log.csv"
+    rows = "".join(f'{row % 2},"size {row % 7},u{row * 5 % 11}\n' for row in range(199))  # an odd number of quotes
+    path.write_text("click,query,user\n" + rows)
+    schema = infer(tmp_path / "s.yaml", path)
+    assert not schema.quoted
+    assert [field.name for field in schema.fields] == ["query", "user"]
+    path.write_text(path.read_text().replace('"size', "size"))
+    assert infer(tmp_path / "s.yaml", path, overwrite=True).quoted
 
 
 # ---- From end to end ----

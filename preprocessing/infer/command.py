@@ -93,7 +93,8 @@ def infer_schema(output: Path, patterns: Sequence[str], console: Console, label:
     sample = take_sample(patterns, separator, sample_rows)
     profiles, unreadable = _profiles(sample)
     files_split = _files_split(sample.paths)
-    guess = guess_schema(profiles, label, positive, sample.layout.header is None, files_split)
+    guess = guess_schema(profiles, label, positive, sample.layout.header is None, files_split, sample.repeated,
+                         sample.holds_codes)
     head = _head(output, sample)
     split, trial = _settle(head, guess, sample)
     command = _next_command(output, patterns, split)
@@ -132,6 +133,8 @@ def _head(output: Path, sample: Sample) -> dict[str, Any]:
     head = {"name": _schema_name(output, sample)}
     if layout.format_of(sample.paths[0]) == "csv":
         head["separator"] = layout.separator
+    if not layout.quoted:
+        head["quoted"] = False
     if layout.header:
         head["header"] = list(layout.header)
     return head

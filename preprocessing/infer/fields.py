@@ -87,9 +87,11 @@ def leak(profile: Profile, label: np.ndarray) -> str | None:
 # ---- Kinds ----
 
 
-def guess_single(profile: Profile) -> ColumnGuess:
-    """A categorical or numeric field."""
-    if profile.is_number.all():
+def guess_single(profile: Profile, codes: bool = False) -> ColumnGuess:
+    """A categorical or numeric field; `codes`: numbers are codes for sure."""
+    if codes:
+        kind, why = "categorical", None
+    elif profile.is_number.all():
         kind, why = _kind_of_numbers(profile)
     else:
         strangers = 1 - profile.numeric_share
@@ -188,7 +190,7 @@ def guess_several(profile: Profile, cells: CellsOfSeveral, owners: Mapping[str, 
     """
     parts = cells.parts
     if _is_vector(parts):
-        return ColumnGuess(profile, {"kind": "vector", "size": parts.longest, **cells.entry}, ["always so many numbers"])
+        return ColumnGuess(profile, {"kind": "vector", "size": parts.longest, **cells.entry})
     owner = _owner(profile.name, parts, owners)
     ordered = owner is not None or names.names_sequence(profile.name) or parts.repeats_within_cells
     limit = _SEQUENCE_LIMIT if ordered else _MULTIVALUED_LIMIT

@@ -1,7 +1,7 @@
 """From the profiles of a sample's columns to a whole schema, each part with what speaks for it."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +67,17 @@ class SplitGuess:
 
 
 def guess_schema(profiles: Mapping[str, Profile], label: str | None = None, positive: tuple[str, ...] | None = None,
-                 has_header: bool = True, files_split: Mapping[str, str] | None = None) -> Guess:
+                 has_header: bool = True, files_split: Mapping[str, str] | None = None,
+                 repeated: Collection[str] = (), codes: bool = False) -> Guess:
     """Guesses a schema.
 
     Args:
       profiles: by column, before any text counts as missing.
       label, positive: what the user said of the label.
+      has_header: the columns have names of their own.
       files_split: the pattern of each split's files, where their names say it.
+      repeated: columns whose values stand in other columns too.
+      codes: all numbers are codes, as the format of the files says.
 
     Raises:
       UserError: the label cannot be found, or no column is left for a feature.
@@ -87,20 +91,26 @@ def guess_schema(profiles: Mapping[str, Profile], label: str | None = None, posi
     time = _main_time(times, others)
     columns = {}
     for name, profile in others.items():
-        reason = _reason_against(profile, answer, times, split_column)
+        reason = "its values stand in the other columns too" if name in repeated else (
+            _reason_against(profile, answer, times, split_column))
         columns[name] = ColumnGuess(profile, left_out=reason)
-    _fill_in(columns, times)
+    _fill_in(columns, times, codes)
     _name_fields(columns)
-    features = [name for name, one in columns.items() if one.left_out is None]
-    if not any(columns[name].entry["kind"] in ("categorical", "numeric") for name in features):
-        raise UserError(f"no column is left for a feature beside the label {answer.column!r}: "
-                        + "; ".join(f"{name}: {one.left_out}" for name, one in columns.items())
-                        + "; check --label and --separator, or write the schema by hand")
+    features = [name for name, one in columns.items()
+                if one.left_out is None and one.entry["kind"] in ("categorical", "numeric")]
+    if not features:
+        raise _no_feature(answer, columns)
     group = roles.guess_group(others, [name for name in features if columns[name].entry["kind"] == "categorical"])
     key = next((name for name, profile in others.items() if name and name not in times and profile.missing_share == 0
                 and _is_key(profile)), None)
     splits = tuple(_splits(files_split, split_column, time, group, key, others, features))
     return Guess(missing, answer, group, time, key, splits, tuple(columns.values()))
+
+
+def _no_feature(label: LabelGuess, columns: Mapping[str, ColumnGuess]) -> UserError:
+    reasons = "; ".join(f"{name}: {one.left_out or 'its cells hold several values'}" for name, one in columns.items())
+    return UserError(f"no column with one value a cell is left for a feature beside the label {label.column!r}: {reasons}; check "
+                     "--label and --separator, or write the schema by hand")
 
 
 def _times(profiles: Mapping[str, Profile]) -> dict[str, TimeGuess]:
@@ -147,12 +157,12 @@ def _is_key(profile: Profile) -> bool:
     return roles.is_key(profile) and not fields.is_bracketed(profile) and not fields.cells_of_several(profile)
 
 
-def _fill_in(columns: Mapping[str, ColumnGuess], times: Mapping[str, TimeGuess]) -> None:
+def _fill_in(columns: Mapping[str, ColumnGuess], times: Mapping[str, TimeGuess], codes: bool) -> None:
     """Guesses the kind of all columns but times; of those that are left out too, so that a user can take them in."""
     several = {name: fields.cells_of_several(one.profile) for name, one in columns.items() if name not in times}
     for name, one in columns.items():
         if not several.get(name) and one.profile.distinct and name not in times:
-            guess = fields.guess_single(one.profile)
+            guess = fields.guess_single(one.profile, codes)
             one.entry, one.notes = guess.entry, guess.notes
     owners = {name: one.profile for name, one in columns.items()
               if one.left_out is None and not several.get(name) and one.entry["kind"] == "categorical"}

@@ -106,6 +106,8 @@ def _facts(one: ColumnGuess) -> str:
     missing = f"{percent(profile.missing_share)} missing" if profile.missing_share else "none missing"
     if not profile.distinct:
         return missing
+    if one.entry and one.entry["kind"] == "vector":
+        return f"{one.entry['size']} numbers a cell, {missing}"
     top = f"most frequent {_shown(profile.values[0].as_py())} ({percent(profile.top_share)})"
     facts = [f"{profile.distinct:,} different", missing, top]
     if one.entry and one.entry["kind"] == "numeric" and len(profile.finite):

@@ -12,9 +12,11 @@ from preprocessing import values
 from preprocessing.errors import UserError
 from preprocessing.infer.profile import Profile
 from preprocessing.sources import Descriptor, Layout, Rejection, column_names, expand, pieces_of, read
+from preprocessing.sources.sparse import INDICES, LABEL
 from preprocessing.values import RowReasons
 
 SAMPLE_ROWS = 100_000
+_SPARSE = ("libsvm", "libfm", "libffm")
 _MOST_PIECES = 16
 _MOST_CELLS = 1_000_000  # of lists, in one column
 _MOST_BYTES = 256 << 20  # read, of all pieces together, as they lie on the disk
@@ -48,6 +50,17 @@ class Sample:
     def files(self) -> int:
         """How many files the rows come from."""
         return len({piece.path for piece in self.pieces})
+
+    @property
+    def repeated(self) -> frozenset[str]:
+        """Columns that say again what others say."""
+        sparse = self.layout.format_of(self.paths[0]) in _SPARSE
+        return frozenset({INDICES} if sparse and set(self.table.column_names) - {LABEL, INDICES} else ())
+
+    @property
+    def holds_codes(self) -> bool:
+        """Whether the format says that numbers are codes."""
+        return self.layout.format_of(self.paths[0]) in ("libfm", "libffm")
 
     @property
     def columns(self) -> Iterator[tuple[str, pa.Array]]:
@@ -154,12 +167,16 @@ def _sniff(path: str, separator: str | None) -> Layout:
     unknown = Layout("sample", None)
     if unknown.format_of(path) != "csv":
         return unknown
-    found = [_first_rows(path, one) for one in ((separator,) if separator else _SEPARATORS)]
+    found = [_first_rows(path, one, quoted=True) for one in ((separator,) if separator else _SEPARATORS)]
     several = [one for one in found if one.width > 1]
     best = max([one for one in several if one.readable] or several or found, key=lambda one: one.width)
     if best.width == 1:
         raise _one_column_only(path, best)
-    return replace(unknown, separator=best.separator, header=None if best.has_header else best.numbered)
+    if best.unreadable:
+        unquoted = _first_rows(path, best.separator, quoted=False)
+        best = unquoted if unquoted.width == best.width and unquoted.unreadable < best.unreadable else best
+    header = None if best.has_header else best.numbered
+    return replace(unknown, separator=best.separator, header=header, quoted=best.quoted)
 
 
 @dataclass(frozen=True)
@@ -167,8 +184,13 @@ class _FirstRows:
     """The first lines of a text file cut at a separator, the header among them if there is one."""
 
     separator: str
+    quoted: bool
     rows: pa.RecordBatch
-    readable: bool
+    unreadable: int
+
+    @property
+    def readable(self) -> bool:
+        return len(self.rows) > 0 and self.unreadable <= _UNREADABLE * (len(self.rows) + self.unreadable)
 
     @property
     def width(self) -> int:
@@ -203,12 +225,11 @@ def _is_value(text: str) -> bool:
     return bool(profile.is_number.any() or profile.times("iso")[1].any())
 
 
-def _first_rows(path: str, separator: str) -> _FirstRows:
-    names = column_names(path, Layout("sample", None, separator=separator))
-    numbered = tuple(f"c{place + 1}" for place in range(len(names)))
-    batch = next(iter(read(Descriptor(0, 1, path), Layout("sample", None, separator=separator, header=numbered))))
-    total = len(batch.columns) + len(batch.rejections)
-    return _FirstRows(separator, batch.columns, len(batch.columns) > 0 and len(batch.rejections) <= _UNREADABLE * total)
+def _first_rows(path: str, separator: str, quoted: bool) -> _FirstRows:
+    layout = Layout("sample", None, separator=separator, quoted=quoted)
+    numbered = tuple(f"c{place + 1}" for place in range(len(column_names(path, layout))))
+    batch = next(iter(read(Descriptor(0, 1, path), replace(layout, header=numbered))))
+    return _FirstRows(separator, quoted, batch.columns, len(batch.rejections))
 
 
 def _one_column_only(path: str, found: _FirstRows) -> UserError:
@@ -223,6 +244,8 @@ def _one_column_only(path: str, found: _FirstRows) -> UserError:
 def _common_columns(paths: list[str], layout: Layout) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The columns that all files have, in the first one's order, and those that only some have."""
     all_names = [column_names(path, layout) for path in paths]
+    if layout.format_of(paths[0]) in _SPARSE:  # whose rows lack columns anyway
+        return tuple(dict.fromkeys(name for names in all_names for name in names)), ()
     common = tuple(name for name in all_names[0] if all(name in names for names in all_names))
     others = dict.fromkeys(name for names in all_names for name in names if name not in common)
     if not common:
