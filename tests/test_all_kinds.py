@@ -5,6 +5,8 @@ import json
 import re
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import tensorflow_transform as tft
@@ -12,7 +14,9 @@ import yaml
 from click_logs import failed, manifest, preprocess
 
 from preprocessing.errors import UserError
+from preprocessing.rows import read_rows
 from preprocessing.schema import SPLITS, load_data_folder_schema
+from preprocessing.sources import find_files
 from preprocessing.transform import raw_feature_spec
 from preprocessing.values import single_precision
 from serving.export import publish
@@ -246,6 +250,67 @@ def test_malformed_rows_are_named(data_dir):
         ("bad2", "weight (column 'weight') is missing, negative or infinite"),
         ("bad3", "timestamp (column 'when') is not an ISO 8601 time"),
     ]
+
+
+# ---- Other formats ----
+
+
+def number(text):
+    return None if text in ("", "NULL") else float(text)
+
+
+def write_parquet(path, log):
+    """Each column in the type that a careful writer of Parquet gives it."""
+    when = {"2026-01-31": 1_769_817_600_000_000, "2026-01-31T12:00:00.5Z": 1_769_860_800_500_000, "1969-12-31 23:59:59+01:00": -3_601_000_000}
+    pq.write_table(pa.table({
+        "id": [row["id"] for row in log],
+        "click": pa.array([number(row["click"]) for row in log], pa.float64()),
+        "weight": pa.array([number(row["weight"]) for row in log], pa.float32()),
+        "when": pa.array([when[row["when"]] for row in log], pa.timestamp("us", "UTC")),
+        **{name: pa.array([row[name] or None for row in log]).dictionary_encode() for name in ("user", "item", "seller", "cover")},
+        "price": pa.array([number(row["price"]) for row in log], pa.float64()),
+        "visits": pa.array([int(row["visits"]) for row in log], pa.int32()),
+        "history": pa.array([row["history"].split(" ") for row in log], pa.large_list(pa.string())),
+        "genres": pa.array([None if row["genres"] == "" else row["genres"].split("|") for row in log]),
+        "image": pa.array([[float(one) for one in row["image"].split("|") if one] if "|" in row["image"] else None for row in log]),
+    }), path, row_group_size=500)
+
+
+def write_examples(path, log):
+    """Texts as bytes, numbers as floats, and what is missing absent."""
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for row in log:
+            example = tf.train.Example.FromString(raw_example(row))
+            for name in ("id", "click", "weight", "when"):
+                example.features.feature[name].bytes_list.value.append(row[name].encode())
+            writer.write(example.SerializeToString())
+
+
+@pytest.mark.parametrize(("name", "write"), [("log.parquet", write_parquet), ("log.tfrecord", write_examples)])
+def test_the_same_log_in_another_format_is_the_same_rows(data_dir, work, log, tmp_path, name, write):
+    write(tmp_path / name, log)
+    schema = load_data_folder_schema(data_dir)
+    ours, theirs = rows_of(work / "log.csv", schema), rows_of(tmp_path / name, schema)
+    assert len(ours["label"]) == ROWS
+    for column, expected in ours.items():
+        if isinstance(expected, list):
+            assert theirs[column] == expected, column
+        else:
+            np.testing.assert_array_equal(theirs[column], expected, column)
+
+
+def rows_of(path, schema):
+    """All rows of a file, column by column: arrays of numbers, lists of everything else."""
+    batches = [rows for one in find_files([str(path)], schema) for rows in read_rows(one, schema)]
+    columns = {}
+    for rows in batches:
+        for name, column in {**rows.features, **{name: getattr(rows, name) for name in ROLES}}.items():
+            columns.setdefault(name, []).append(column)
+    return {name: np.concatenate(parts) if isinstance(parts[0], np.ndarray) else [one for part in parts for one in part.to_pylist()]
+            for name, parts in columns.items()}
+
+
+ROLES = ("label", "split", "group", "timestamp", "key", "weight")
 
 
 # ---- Serving ----
