@@ -16,6 +16,7 @@ from rich.console import Console
 from preprocessing import task
 from preprocessing.errors import UserError
 from preprocessing.infer import leaks, names
+from preprocessing.infer import sample as sample_module
 from preprocessing.infer.command import infer_schema
 from preprocessing.infer.fields import cells_of_several, guess_single
 from preprocessing.infer.profile import Profile
@@ -222,6 +223,16 @@ def test_a_sample_of_many_files_takes_the_first_and_the_last(tmp_path):
     assert {"0", "39"} < set(sample.table["file"].to_pylist())
 
 
+def test_the_end_of_a_file_that_is_too_long_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_module, "_MOST_BYTES", 1000)
+    rows = "".join(f"{row % 2},u{row * 7 % 101},{row}\n" for row in range(400_000)).encode()
+    (tmp_path / "log.csv.gz").write_bytes(gzip.compress(b"click,user,row\n" + rows, 1))
+    sample = take_sample([str(tmp_path / "log.csv.gz")], None, 1000)
+    assert sample.unread == (str(tmp_path / "log.csv.gz"),) and sample.table.num_rows == 1000
+    infer(tmp_path / "s.yaml", tmp_path / "log.csv.gz", sample_rows=1000)
+    assert "Only the beginning of" in (tmp_path / "s.yaml").read_text()
+
+
 def test_columns_that_not_all_files_have_are_named(tmp_path):
     write_csv(tmp_path / "a.csv", {"click": [0, 1] * 50, "user": [f"u{row % 9}" for row in range(100)], "new": [1] * 100})
     write_csv(tmp_path / "b.csv", {"user": [f"u{row % 9}" for row in range(100)], "click": [0, 1] * 50})
@@ -276,6 +287,9 @@ def test_two_columns_named_like_labels_are_ambiguous(tmp_path):
 def test_a_label_with_more_texts_needs_to_be_told(tmp_path):
     path = label_log(tmp_path, rating=[1, 2, 3, 4, 5, 5] * 10)
     message = refused(tmp_path / "s.yaml", path, label="rating")
+    path = label_log(tmp_path, label=[1, 2, 3, 4, 5, 5] * 10)
+    assert refused(tmp_path / "s.yaml", path) == message.replace("rating", "label")
+    path = label_log(tmp_path, rating=[1, 2, 3, 4, 5, 5] * 10)
     assert "has 5 texts: '5' (33.3%)" in message and "--positive TEXT" in message
     label = infer(tmp_path / "s.yaml", path, label="rating", positive=("4", "5")).label
     assert (label.positive, label.negative) == (("4", "5"), ("1", "2", "3"))
@@ -438,6 +452,12 @@ def test_without_times_users_stay_together(tmp_path):
     assert "all rows of a user stay together" in text and "CHECK" not in text
 
 
+def test_a_user_that_most_rows_share_is_no_group(tmp_path):
+    devices = [f"d{row}" if row % 3 == 0 else "unknown" for row in range(60)]
+    columns = {"click": [0, 1] * 30, "device_id": devices, "item": ["a", "a", "b", "b"] * 15}
+    assert infer(tmp_path / "s.yaml", write_csv(tmp_path / "log.csv", columns)).group is None
+
+
 def test_without_users_the_key_splits(tmp_path):
     columns = {"impression_id": [f"x{row}" for row in range(200)], "click": [0, 1] * 100, "item": ["a", "a", "b", "b"] * 50}
     schema = infer(tmp_path / "s.yaml", write_csv(tmp_path / "log.csv", columns))
@@ -598,12 +618,12 @@ def test_libsvm_libfm_and_libffm(tmp_path):
         schema = infer(tmp_path / f"{form}.yaml", tmp_path / f"log.{form}")
         kinds[form] = [(field.source, field.kind) for field in schema.fields]
         assert "indices: LEFT OUT: its values stand in the other columns too" in (tmp_path / f"{form}.yaml").read_text()
-        assert all(column not in ("2", "indices") or form != "libffm" for column in schema.split.key)
     assert kinds == {
         "libsvm": [("1", "numeric"), ("2", "categorical"), ("9", "categorical")],
         "libfm": [("1", "categorical"), ("2", "categorical"), ("3", "categorical")],
         "libffm": [("0", "categorical"), ("1", "categorical"), ("2", "multivalued")],
     }
+    assert schema.split.key == ("0", "1")  # a list is nothing to split by
 
 
 def test_tfrecord_of_examples(tmp_path):

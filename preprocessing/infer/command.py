@@ -182,9 +182,12 @@ def _next_command(output: Path, patterns: Sequence[str], split: SplitGuess) -> s
 def _opening(sample: Sample, trial: Trial, unreadable: list[str]) -> list[str]:
     """The paragraphs at the top of the file."""
     rows, files = sample.table.num_rows, len(sample.paths)
-    some = f"{rows:,} rows of {sample.files} of {files} file{'s' * (files > 1)}"
-    seen = f"all {rows:,} rows" if sample.complete else some
+    spread = f"{rows:,} rows spread over {f'{sample.files} of {files} files' if files > 1 else 'its file'}"
+    seen = f"all {rows:,} rows" if sample.complete else spread
     paragraphs = list(unreadable)
+    if sample.unread:
+        paragraphs.append(f"Only the beginning of {', '.join(sample.unread)} was read: if the rows are in the order of time, correct "
+                          "the limits of the split.")
     if sample.partial:
         paragraphs.append(f"Columns {', '.join(sample.partial)} are not in every file, and were not looked at.")
     if sample.rejections:

@@ -71,7 +71,8 @@ def _label_column(profiles: Mapping[str, Profile], wanted: str | None, positive:
         if wanted not in profiles:
             raise UserError(f"--label {wanted}: there is no such column: expected one of {list(profiles)}{_suggest(binary)}")
         return wanted
-    named = [name for name, profile in profiles.items() if names.names_label(name) and (profile.distinct <= 2 or positive)]
+    named = [name for name in profiles if names.names_label(name)]
+    named = [name for name in named if profiles[name].distinct <= 2] or named
     if len(named) == 1:
         return named[0]
     if named:
@@ -239,8 +240,9 @@ def _is_run(profile: Profile) -> bool:
 
 
 def guess_group(profiles: Mapping[str, Profile], candidates: list[str]) -> str | None:
-    """The column that names the user, else the session, among the candidates: repeated, and not only one."""
+    """The column that names the user, else the session, among the candidates: repeated, but no single name for most rows."""
     ranked = [(names.user_rank(name), name) for name in candidates if names.user_rank(name) is not None]
-    repeated = [(rank, name) for rank, name in ranked if 1 < profiles[name].distinct < profiles[name].present]
+    repeated = [(rank, name) for rank, name in ranked
+                if profiles[name].distinct < profiles[name].present and profiles[name].top_share < 0.5]
     return min(repeated)[1] if repeated else None
 

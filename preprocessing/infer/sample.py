@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,7 @@ class Sample:
       table: one chunk a column.
       partial: columns that only some of the files have; they are not in `table`.
       complete: these are all rows of the log.
+      unread: files whose end was not reached.
       rejections: rows that could not be read, with the file of each.
     """
 
@@ -44,6 +46,7 @@ class Sample:
     table: pa.Table
     partial: tuple[str, ...]
     complete: bool
+    unread: tuple[str, ...]
     rejections: tuple[tuple[str, Rejection], ...]
 
     @property
@@ -88,18 +91,19 @@ def take_sample(patterns: Sequence[str], separator: str | None, rows: int) -> Sa
     pieces = [piece for path in chosen for piece in pieces_of(path, layout)]
     whole = len(chosen) == len(paths) and len(pieces) <= _MOST_PIECES
     pieces = _evenly(pieces, _MOST_PIECES)
-    batches, rejections = [], []
+    batches, rejections, unread = [], [], []
     for piece in pieces:
-        kept, unreadable, ended = _read_some(piece, layout, rows / len(pieces), _MOST_BYTES // len(pieces))
-        batches += kept
-        rejections += [(piece.path, rejection) for rejection in unreadable]
-        whole &= ended
+        part = _read_some(piece, layout, rows / len(pieces), _MOST_BYTES // len(pieces))
+        batches += part.batches
+        rejections += [(piece.path, rejection) for rejection in part.rejections]
+        unread += [] if part.ended else [piece.path]
+        whole &= part.complete
     table = _thinned(_joined(batches))
     if not table.num_rows:
         raise UserError(f"no row of {', '.join(paths[:3])} could be read{_reasons(rejections)}: expected a log with at least one "
                         "well-formed row; check the files and --separator")
     whole &= table.num_rows == sum(map(len, batches))
-    return Sample(tuple(paths), tuple(pieces), layout, table, partial, whole, tuple(rejections))
+    return Sample(tuple(paths), tuple(pieces), layout, table, partial, whole, tuple(dict.fromkeys(unread)), tuple(rejections))
 
 
 def _evenly(items: Sequence, most: int) -> list:
@@ -109,25 +113,29 @@ def _evenly(items: Sequence, most: int) -> list:
     return [items[place] for place in np.linspace(0, len(items) - 1, most).round().astype(int)]
 
 
-def _read_some(piece: Descriptor, layout: Layout, rows: float,
-               limit: int) -> tuple[list[pa.RecordBatch], list[Rejection], bool]:
-    """The first rows of each batch, as many as the batch is a part of what will be read of the piece.
+class _Part(NamedTuple):
+    """What was read of a piece; `ended`: to its end, `complete`: and every row was kept."""
 
-    Returns the batches, what could not be read, and whether these are all rows of the piece.
-    """
-    kept, rejections, taken, complete = [], [], 0, True
+    batches: list[pa.RecordBatch]
+    rejections: list[Rejection]
+    ended: bool
+    complete: bool
+
+
+def _read_some(piece: Descriptor, layout: Layout, rows: float, limit: int) -> _Part:
+    """Reads a piece up to `limit` bytes; of each batch the first rows, as many as it is a part of what will be read."""
+    batches, rejections, taken, left = [], [], 0, False
     expected = max(min(piece.size, limit), 1)
     for batch in read(piece, layout):
         rejections += batch.rejections
         due = rows * min(batch.bytes_read / expected, 1.0)
         size = min(len(batch.columns), max(int(np.ceil(due - taken)), 0))
-        complete &= size == len(batch.columns)
-        kept.append(batch.columns.slice(0, size))
+        left |= size < len(batch.columns)
+        batches.append(batch.columns.slice(0, size))
         taken += size
-        if batch.bytes_read >= limit:
-            complete &= batch.bytes_read >= piece.size
-            break
-    return kept, rejections, complete
+        if limit <= batch.bytes_read < piece.size:
+            return _Part(batches, rejections, ended=False, complete=False)
+    return _Part(batches, rejections, ended=True, complete=not left)
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.Table:
