@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.framing import framed
+from preprocessing.rows import read_rows
 from preprocessing.schema import parse_schema
 from preprocessing.sources import (
     Descriptor,
@@ -338,6 +339,27 @@ def test_formats_may_be_mixed(tmp_path):
     assert [piece.name for piece in found] == [f"part-0000{number}-of-00003" for number in range(3)]
     first = [next(read(piece, Layout.of(make_schema()))).columns.to_pylist()[0] for piece in found]
     assert first == [{"y": "1", "a": "p", "b": "0.5"}, {"y": 1, "a": "p", "b": 0.5}, {"y": [1], "a": [b"p", b"q"], "b": [0.5]}]
+
+
+def test_the_same_log_means_the_same_in_every_format(tmp_path):
+    """Ids as texts or integers, lists as one text or lists, missing as "", null or an absent feature."""
+    written(tmp_path, "log.csv", b'y,a,b,m\n1,7,0.5,p|q\n0,,,\n,8,2,"r"\n')
+    write_parquet(tmp_path / "log.parquet", pa.table({
+        "y": pa.array([1, 0, None], pa.int8()), "a": [7, None, 8], "b": [0.5, float("nan"), 2.0], "m": [["p", "q"], None, ["r"]]}))
+    written(tmp_path, "log.tfrecord", tfrecord_of(
+        example(y=[1], a=[7], b=[0.5], m=[b"p", b"q"]), example(y=[0]), example(a=[8], b=[2.0], m=[b"r"])))
+    schema = make_schema(fields=[*SCHEMA["fields"], {"name": "m", "kind": "multivalued"}])
+    found = []
+    for name in ("log.csv", "log.parquet", "log.tfrecord"):
+        (piece,) = find_files([str(tmp_path / name)], schema)
+        (one,) = read_rows(piece, schema)
+        assert one.rejections == []
+        features = {name: column.to_pylist() if isinstance(column, pa.Array) else np.nan_to_num(column, nan=-1).tolist()
+                    for name, column in one.features.items()}
+        found.append((features, one.label.tolist(), one.split.tolist()))
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] == {"a": ["7", None, "8"], "b": [0.5, -1, 2], "m": [["p", "q"], [], ["r"]]}
+    assert found[0][1] == [1, 0, -1]
 
 
 def test_the_schema_may_name_the_format(tmp_path):
