@@ -121,6 +121,16 @@ def test_a_validation_without_labels_is_refused_before_training(tmp_path, capsys
     assert not (tmp_path / "model").exists()
 
 
+def test_fields_may_be_called_as_a_loss_or_a_metric(tmp_path):
+    meanings = {"loss": ["a", "b"], "auc": ["c"], "rows": ["d"]}
+    splits = {split: (np.array([[2, 2, 2], [3, 2, 0]] * 32), np.array([0, 1] * 32)) for split in SPLITS}
+    data = write_folder(tmp_path / "data", meanings, splits)
+    assert call("pretrain", data, tmp_path / "model", *settings("pretrain.epochs=1")) == 0
+    record = StageCheckpoints(tmp_path / "model", "pretrain").history()[-1]
+    assert {"loss", "field/loss", "field/auc", "field/rows", "label"} <= record["train"].keys()
+    assert record["valid"]["rows"] == 64 and record["valid"]["loss"] > record["valid"]["field/loss"] > 0
+
+
 # Rows of the table that several fields use.
 
 
@@ -160,13 +170,13 @@ def test_shared_rows_are_scored_with_each_fields_own_prior(full_softmax_rows):
     model.embedding.table.assign(tf.zeros_like(model.embedding.table))
     parts = {name: float(value) for name, value in model.loss_parts(batch, training=False).items()}
     if full_softmax_rows == 4096:
-        assert parts["item"] == pytest.approx((2 * np.log(2) + 2 * np.log(4)) / 4, rel=1e-4)
-        assert parts["last"] == pytest.approx((2 * np.log(2) + 2 * np.log(4)) / 4, rel=1e-4)
+        assert parts["field/item"] == pytest.approx((2 * np.log(2) + 2 * np.log(4)) / 4, rel=1e-4)
+        assert parts["field/last"] == pytest.approx((2 * np.log(2) + 2 * np.log(4)) / 4, rel=1e-4)
     else:  # four draws among the values of the field: exp(s') = p / q, q = 1 - (1 - p)^4
         weight = {share: share / (1 - (1 - share) ** 4) for share in (0.5, 0.25)}
         total = weight[0.5] + 2 * weight[0.25]
         expected = np.mean([np.log(total / weight[share]) for share in (0.5, 0.25, 0.25, 0.5)])
-        assert parts["item"] == pytest.approx(expected, rel=1e-4) and parts["last"] == pytest.approx(expected, rel=1e-4)
+        assert parts["field/item"] == pytest.approx(expected, rel=1e-4) and parts["field/last"] == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_step_moves_a_shared_row_by_all_fields_that_read_it():
@@ -242,7 +252,7 @@ def test_pretraining_weighs_the_label_and_nothing_else():
     model.label_scoring.bias.assign(np.log(3.0))
     parts = {name: float(value) for name, value in model.loss_parts(batch, training=False).items()}
     label = (6 * np.log(4 / 3) + 2 * np.log(4)) / 8
-    assert parts["label"] == pytest.approx(label, rel=1e-5) and parts["item"] == pytest.approx(np.log(6), rel=1e-5)
+    assert parts["label"] == pytest.approx(label, rel=1e-5) and parts["field/item"] == pytest.approx(np.log(6), rel=1e-5)
     assert parts["loss"] == pytest.approx(2 * np.log(6) + np.log(4) + 3 * label / 4, rel=1e-5)
 
 

@@ -67,7 +67,7 @@ def test_pretraining_loss_sums_the_masked_tokens_of_a_sample():
     parts = model.loss_parts(batch_for(), training=False)
     assert {name: float(value) for name, value in parts.items()} == pytest.approx({
         "loss": np.log(12) + np.log(22) + np.log(6) + np.log(2),
-        "user": np.log(12), "item": np.log(22), "hour": np.log(6), "label": np.log(2)}, rel=1e-5)
+        "field/user": np.log(12), "field/item": np.log(22), "field/hour": np.log(6), "label": np.log(2)}, rel=1e-5)
 
 
 def test_sampled_fields_cost_no_more_than_their_candidates():
@@ -76,7 +76,7 @@ def test_sampled_fields_cost_no_more_than_their_candidates():
                  "diffusion.fixed_rate=0.999999")
     model.embedding.table.assign(tf.zeros_like(model.embedding.table))
     # Three draws among 22 equally frequent values: all log q are equal, so 3 candidates cost log 3.
-    assert float(model.loss_parts(batch_for(), training=False)["item"]) == pytest.approx(np.log(3), rel=1e-4)
+    assert float(model.loss_parts(batch_for(), training=False)["field/item"]) == pytest.approx(np.log(3), rel=1e-4)
 
 
 def test_with_the_frequency_prior_an_untrained_field_costs_its_entropy():
@@ -87,7 +87,7 @@ def test_with_the_frequency_prior_an_untrained_field_costs_its_entropy():
                  frequencies=frequencies * 10**9)
     model.embedding.table.assign(tf.zeros_like(model.embedding.table))
     parts = model.loss_parts(batch_for(), training=False)
-    assert float(parts["item"]) == pytest.approx((np.log(2) + 2 * np.log(4)) / 3, rel=1e-5)
+    assert float(parts["field/item"]) == pytest.approx((np.log(2) + 2 * np.log(4)) / 3, rel=1e-5)
 
 
 def test_pretraining_needs_frequencies():

@@ -20,7 +20,7 @@ def test_lines_tell_step_rate_losses_and_time_left(clock, capsys):
     spent = {"start-up": 5.0}
     shown = StepProgress("pretrain epoch 1/3", 8, 100, spent, later_epochs=2, validation_seconds=3.0, compiles=True)
     for number in shown.track(range(8)):
-        shown.losses = {"loss": 3.25, "label": 0.5, "user": 1.0, "item": 1.75}
+        shown.losses = {"loss": 3.25, "label": 0.5, "field/user": 1.0, "field/item": 1.75}
         clock[0] += 7 if number == 0 else 2
     losses = "loss 3.2500 (label 0.5000, worst item 1.7500)"
     assert capsys.readouterr().out.splitlines() == [

@@ -82,7 +82,7 @@ def test_model_folder_is_complete(trained):
 def test_history_records_every_field_and_the_label(trained):
     record = StageCheckpoints(trained[0], "pretrain").history()[-1]
     for part in ("train", "valid"):
-        assert {"loss", "user", "item", "hour", "label"} <= record[part].keys()
+        assert {"loss", "field/user", "field/item", "field/hour", "label"} <= record[part].keys()
 
 
 def test_a_new_process_predicts_the_same(trained, data):

@@ -284,9 +284,9 @@ def _carry_table(model: DGenCTR, moves: list[_Move], table: np.ndarray, masks: n
 
 
 def _report(earlier: EarlierModel, before: Schema, now: Schema, moves: list[_Move]) -> None:
-    lines = [(move.now.name, f"{move.before.rows:,}", f"{move.now.rows:,}", f"{move.now.rows - move.rows.new:,}",
+    lines = [(", ".join(field.name for field in _users(now, move.now)), f"{move.before.rows:,}", f"{move.now.rows:,}", f"{move.now.rows - move.rows.new:,}",
               f"{move.rows.new:,}", f"{move.rows.left:,}") for move in moves]
-    print_table(f"carried over from {earlier.best}", lines, ("field", "rows before", "rows now", "carried", "new", "gone"))
+    print_table(f"carried over from {earlier.best}", lines, ("fields", "rows before", "rows now", "carried", "new", "gone"))
     for move in moves:
         if move.rows.left:
             shown = ", ".join(move.rows.left_values) + (", ..." if move.rows.left > LEFT_SHOWN else "")

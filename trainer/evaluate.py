@@ -12,6 +12,7 @@ from trainer import plots
 from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained
 from trainer.input import DataFolder
 from trainer.metrics import click_metrics, normalized_entropy
+from trainer.model import FIELD
 from trainer.prediction import Predictor
 from trainer.progress import print_table
 
@@ -72,7 +73,7 @@ def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int)
     for field, counts in zip(data.schema.id_fields, data.field_frequencies, strict=True):
         if field.rows <= full_softmax_rows:
             shares = counts[counts > 0] / counts.sum()
-            losses[field.name] = (best[field.name], float(-(shares * np.log(shares)).sum()))
+            losses[field.name] = (best[FIELD + field.name], float(-(shares * np.log(shares)).sum()))
     return losses
 
 

@@ -34,7 +34,7 @@ from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
 from trainer.memory import require_memory
-from trainer.model import LABEL, OBSERVED_EVERY, DGenCTR, Stage
+from trainer.model import FIELD, LABEL, OBSERVED_EVERY, DGenCTR, Stage
 from trainer.norms import UPDATE_NORM
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
@@ -247,7 +247,7 @@ class _Run:
         self._rows = data.rows_read(self._stage)["train"]
         batch_size = fitting_batch_size(self._rows, self._stage_config.batch_size, self._stage_config.min_steps)
         self._steps = distribution.steps(model.train_step, self._open_split, batch_size)
-        self._loss_names = ("loss", LABEL, *(field.name for field in data.schema.id_fields))
+        self._loss_names = ("loss", LABEL, *(FIELD + field.name for field in data.schema.id_fields))
         self._predictor = Predictor(model, data, distribution)
         self._started = False
         self._validation_seconds: float | None = None

@@ -23,6 +23,7 @@ from trainer.scoring import FieldScoring, LabelScoring
 
 Stage = Literal["pretrain", "finetune"]
 LABEL = "label"
+FIELD = "field/"  # before the names of fields among the loss parts, as a field may be called "loss"
 OBSERVED_EVERY = 10
 
 
@@ -117,7 +118,7 @@ class DGenCTR(tfrs.Model):
     # Losses.
 
     def loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
-        """The stage's loss under "loss", and in pre-training each field's and the label's own under their names.
+        """The stage's loss under "loss", and in pre-training each field's own under "field/NAME" and the label's under "label".
 
         Args:
           batch: "ids" int [B, N]; "label" float [B], in pre-training -1 where there is none; "weight" float [B] where the
@@ -194,9 +195,9 @@ class DGenCTR(tfrs.Model):
         losses = {}
         for k, (field, query, true) in enumerate(zip(self.schema.id_fields, masked_queries, masked_ids, strict=True)):
             if k in keys:
-                losses[field.name] = full_cross_entropy(query, keys[k], self._log_prior(k), true)
+                losses[FIELD + field.name] = full_cross_entropy(query, keys[k], self._log_prior(k), true)
             else:
-                losses[field.name] = tf.reduce_sum(self._sampled_loss(k, query, true, ids[:, k]))
+                losses[FIELD + field.name] = tf.reduce_sum(self._sampled_loss(k, query, true, ids[:, k]))
         return losses
 
     def _log_prior(self, k: int) -> tf.Tensor:
@@ -263,7 +264,7 @@ class DGenCTR(tfrs.Model):
         with tf.GradientTape() as tape:
             parts = self.loss_parts(batch, training=True)
         variables = self.stage_variables
-        found = [f"loss part {name}" for name, value in parts.items() if not np.isfinite(value)]
+        found = [f"loss part {name.removeprefix(FIELD)}" for name, value in parts.items() if not np.isfinite(value)]
         for variable, gradient in zip(variables, tape.gradient(parts["loss"], variables), strict=True):
             if isinstance(gradient, tf.IndexedSlices):
                 rows = tf.boolean_mask(gradient.indices, ~tf.reduce_all(tf.math.is_finite(gradient.values), axis=1)).numpy()

@@ -40,7 +40,7 @@ def describe_losses(losses: Mapping[str, float], digits: int = 4) -> str:
     parts = [f"label {losses['label']:.{digits}f}"] if "label" in losses else []
     if fields:
         worst = max(fields, key=fields.get)
-        parts.append(f"worst {worst} {fields[worst]:.{digits}f}")
+        parts.append(f"worst {worst.rpartition('/')[2]} {fields[worst]:.{digits}f}")
     return f"loss {losses['loss']:.{digits}f}" + (f" ({', '.join(parts)})" if parts else "")
 
 
