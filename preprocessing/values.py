@@ -123,7 +123,7 @@ def times(column: pa.Array, unit: str, missing: Sequence[str], role: str, reason
     elif unit == "iso":
         found = _iso_times(texts(column, missing, role, reasons), role, reasons)
     elif pa.types.is_integer(column.type):
-        found = _scaled_whole(_cast(column, pa.int64(), role), unit)
+        found = _scaled_whole(_signed(column, missing, role, reasons), unit)
     else:
         found = _numbered_times(column, unit, missing, role, reasons)
     absent = found.is_null().to_numpy(zero_copy_only=False)
@@ -275,6 +275,8 @@ def _as_strings(column: pa.Array, role: str, reasons: RowReasons) -> pa.Array:
 
 def _float_texts(column: pa.Array) -> pa.Array:
     """Whole numbers as integers, others in the shortest form that reads back, NaN as null."""
+    if pa.types.is_float16(column.type):
+        column = pc.cast(column, pa.float32())
     exact = column.to_numpy(zero_copy_only=False)
     whole = (exact == np.floor(exact)) & (np.abs(exact) < _INT64_LIMIT)
     integers = pa.array(np.where(whole, exact, 0).astype(np.int64), mask=~whole)
@@ -338,6 +340,14 @@ def _as_microseconds(column: pa.Array) -> pa.Array:
     if pa.types.is_date(column.type):
         column = pc.cast(column, pa.timestamp("s"))
     return _scaled_whole(pc.cast(column, pa.int64()), _UNIT_NAMES[column.type.unit])
+
+
+def _signed(column: pa.Array, missing: Sequence[str], role: str, reasons: RowReasons) -> pa.Array:
+    """Integers as int64, null where missing or too large."""
+    there = ~np.isnan(numbers(column, missing, role, reasons))
+    if pa.types.is_uint64(column.type):
+        there &= pc.less_equal(pc.fill_null(column, 0), pa.scalar(2**63 - 1, pa.uint64())).to_numpy(zero_copy_only=False)
+    return pc.cast(pc.if_else(pa.array(there), column, None), pa.int64())
 
 
 def _scaled_whole(integers: pa.Array, unit: str) -> pa.Array:

@@ -39,6 +39,8 @@ def labels(column, **settings):
     (pa.array([3.0, np.nan, None, -1.0, 0.5, 1e18, 1e20, -0.0, np.inf]),
      ["3", None, None, None, "0.5", "1000000000000000000", "1e+20", "0", "inf"]),
     (pa.array([0.1, 3], pa.float32()), ["0.1", "3"]),
+    (pa.array(np.array([0.5, 3, np.nan], np.float16)), ["0.5", "3", None]),
+    (pa.array([2**64 - 1], pa.uint64()), ["18446744073709551615"]),
     (pa.array([True, False, None]), ["1", "0", None]),
     (pa.array([decimal.Decimal("1.50"), None]), ["1.50", None]),
     (pa.array([dt.date(2026, 1, 31)]), ["2026-01-31"]),
@@ -106,6 +108,7 @@ def test_the_numbers_among_the_missing_texts():
     # As float64 the first would be 1_700_000_000_123_456_768.
     (pa.array(["1700000000123456789", "-1500", "1.5e3"]), "nanoseconds", [1_700_000_000_123_456, -2, 1]),
     (pa.array([1700000000123456789, -1500]), "nanoseconds", [1_700_000_000_123_456, -2]),
+    (pa.array([1700000000123456789], pa.uint64()), "nanoseconds", [1_700_000_000_123_456]),
     (pa.array([[7], [8]]), "seconds", [7_000_000, 8_000_000]),
     (pa.array([INSTANT]), "seconds", [86_401_000_000]),
     (pa.array([INSTANT], pa.timestamp("ns", "Europe/Berlin")), "iso", [86_401_000_000]),
@@ -122,9 +125,11 @@ def test_times(column, unit, expected):
 @pytest.mark.parametrize(("column", "unit", "reason"), [
     (pa.array(["soon"]), "seconds", "the role is not a number"),
     (pa.array(["NULL"]), "seconds", "the role is missing or out of range"),
+    (pa.array([-1]), "seconds", "the role is missing or out of range"),
     (pa.array(["inf"]), "seconds", "the role is missing or out of range"),
     (pa.array(["1e300"]), "seconds", "the role is missing or out of range"),
     (pa.array([2**62]), "milliseconds", "the role is missing or out of range"),
+    (pa.array([2**63], pa.uint64()), "nanoseconds", "the role is missing or out of range"),
     (pa.array([None], pa.timestamp("us")), "iso", "the role is missing or out of range"),
     (pa.array([""]), "iso", "the role is missing or out of range"),
     (pa.array(["2026-02-30"]), "iso", "the role is not an ISO 8601 time"),
