@@ -160,8 +160,9 @@ def _check(flags: argparse.Namespace) -> None:
 
 
 def _check_compare(flags: argparse.Namespace) -> None:
-    for flag in ("output", "dataset", "transform_from", "grow_vocabulary", "overwrite"):
-        if getattr(flags, flag):
+    parser = _parser()
+    for flag in ("output", "dataset", "transform_from", "grow_vocabulary", "overwrite", "compression", "max_rejected_share"):
+        if getattr(flags, flag) != parser.get_default(flag):
             raise UserError(f"--{flag} has no meaning beside --compare, which writes no data folder: leave one of them out")
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from preprocessing.drift import measures, report
 from preprocessing.drift.comparison import LOG, compare
+from preprocessing.drift.counting import field_frequencies, field_profiles
 from preprocessing.drift.new_values import FrequentTexts, unknown_texts
 from preprocessing.drift.profile import FieldProfile, LogProfile
 from preprocessing.drift.wording import Comparison
@@ -26,6 +27,7 @@ from preprocessing.errors import UserError
 from preprocessing.folder import lock_folder
 from preprocessing.rows import Rows
 from preprocessing.schema import parse_schema
+from preprocessing.tally import Tally
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -272,9 +274,28 @@ def test_the_texts_of_unknown_ids():
     assert found == {"item": ["x"], "seen": ["x", "y", "z"]}
 
 
+def test_a_tally_counts_each_field_for_itself_and_adds_up(tmp_path):
+    resolved = schema().resolve({"item": 3, "price": 4, "city": 6})
+    ids = np.array([[2, 2, 2], [1, 2, 3], [0, 0, 4], [2, 2, 2]])
+    encoded = Encoded(ids=ids, values=np.zeros((4, 1), np.float32), lists={"seen": (np.array([1, 1, 2, 2, 2]), np.array([3, 0, 1, 1]))},
+                      uncut_lengths={"seen": np.array([5, 0, 1, 1])}, vector_rows={},
+                      vectors={"picture": (np.zeros((4, 2), np.float32), np.array([0, 1, 1, 0]))})
+    tally = Tally.empty(resolved)
+    tally.add(encoded, np.array([0, 0, 0, 1], np.int8), resolved)
+    for name in ("one", "two"):
+        tally.write(tmp_path / name)
+    twice = Tally.read_sum([tmp_path / "one", tmp_path / "two"], resolved)
+    frequencies = {name: counts.tolist() for name, counts in field_frequencies(twice, resolved).items()}
+    assert frequencies == {"item": [2, 2, 2], "price": [2, 0, 4, 0], "seen": [0, 4, 4], "city": [0, 0, 2, 2, 2, 0]}
+    profiles = field_profiles(twice, resolved, split=0, rows=6)
+    assert profiles["seen"].lengths.tolist() == [2, 2, 0, 2]
+    assert {name: (one.missing, one.values, one.unknown) for name, one in profiles.items()} == {
+        "item": (2, 4, 2), "price": (2, 4, 0), "seen": (2, 8, 4), "city": (0, 6, 0), "picture": (4, 2, 0)}
+
+
 # ---- The report ----
 
-ODD = "A$_{|`\xe4"  # neither a formula to matplotlib nor the end of a cell to Markdown
+ODD = "A$_{|`\xe4\u6f22"  # neither a formula to matplotlib nor the end of a cell to Markdown, and not in every font
 
 
 @pytest.fixture
@@ -341,7 +362,7 @@ def test_the_console_says_what_a_small_log_cannot_show(data_dir):
     assert "1 more are beyond their limits, but may be chance in a log of this size." in text
 
 
-def test_the_report_is_written_whole(data_dir, tmp_path):
+def test_the_report_is_written_whole(data_dir, tmp_path, recwarn):
     folder = tmp_path / "report"
     one = comparison(data_dir, drifted())
     report.write_report(folder, one, ["new.csv"])
@@ -356,6 +377,7 @@ def test_the_report_is_written_whole(data_dir, tmp_path):
     assert (content["exceeded"], first["subject"], first["exceeded"], first["ratio"]) == (True, "seen", True, pytest.approx(10))
     assert content["new_values"] == {"item": [{"value": "x|y", "at_least": 4000}, {"value": "z", "at_least": 10}]}
     assert content["logs"]["new"]["rejected"] == 300
+    assert not list(recwarn)
 
 
 def test_a_report_within_the_limits(data_dir, tmp_path):
@@ -507,6 +529,7 @@ def test_a_data_folder_of_an_earlier_version(shop, tmp_path, capsys):
     (("--compare", "{shop}/data", "--input", "{shop}/schema.yaml"), "has no column 'item'"),
     (("--compare", "{shop}/data", "--input", "{shop}/same.csv", "--report", "{shop}/data"), "is a data folder, expected another one"),
     (("--compare", "{shop}/data", "--input", "{shop}/same.csv", "--output", "x"), "--output has no meaning beside --compare"),
+    (("--compare", "{shop}/data", "--input", "{shop}/same.csv", "--compression=gzip"), "--compression has no meaning beside"),
     (("--input", "{shop}/same.csv", "--schema", "{shop}/schema.yaml", "--output", "x", "--report", "y"), "--report needs --compare DIR"),
     (("--compare", "{shop}/data", "--input", "{shop}/same.csv", "--no_such_flag"), "unknown argument '--no_such_flag'"),
 ])

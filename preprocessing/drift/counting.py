@@ -2,8 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import apache_beam as beam
@@ -83,8 +82,8 @@ def count_log(schema: Schema, data_dir: Path, descriptors: Sequence[Descriptor],
     return LogProfile(
         rows=rows, positives=sum(sum(one.positives) for one in found), unlabelled=sum(sum(one.unlabelled) for one in found),
         rejected=reasons.total(), read=rows + reasons.total(), reasons=_with_places(reasons, found), days=_days(times),
-        fields=_fields(tally, schema, TRAIN, rows, _gather_new_values(work, descriptors)),
-        frequencies=_frequencies(tally, schema),
+        fields=field_profiles(tally, schema, TRAIN, rows, _gather_new_values(work, descriptors)),
+        frequencies=field_frequencies(tally, schema),
     )
 
 
@@ -103,8 +102,8 @@ def read_profiles(data_dir: Path, schema: Schema) -> tuple[LogProfile, ...]:
         profiles.append(LogProfile(
             rows=counted["rows"], positives=counted["positives"], unlabelled=counted["unlabelled"],
             rejected=manifest["rejected"], read=read, days=_days(counted["times"]),
-            fields=_fields(tally, schema, split, counted["rows"], {}),
-            frequencies=_frequencies(tally, schema) if split == TRAIN else {},
+            fields=field_profiles(tally, schema, split, counted["rows"]),
+            frequencies=field_frequencies(tally, schema) if split == TRAIN else {},
         ))
     if not profiles[TRAIN].rows:
         raise UserError(f"data folder {data_dir} has no training rows to compare with: give one that has")
@@ -147,33 +146,29 @@ def _with_places(reasons: Counter[str], found: Sequence[Findings]) -> dict[str, 
     return named
 
 
-def _fields(tally: Tally, schema: Schema, split: int, rows: int, new_values: dict[str, list[tuple[str, int]]]) -> dict[str, FieldProfile]:
+def field_profiles(tally: Tally, schema: Schema, split: int, rows: int,
+                   new_values: Mapping[str, Sequence[tuple[str, int]]] | None = None) -> dict[str, FieldProfile]:
+    """The profiles of all fields over the `rows` rows of a split, by its place in `SPLITS`."""
     profiles = {}
     for place, field in enumerate(schema.fields):
         missing, cells = int(tally.missing[split, place]), int(tally.cells[split, place])
         profiles[field.name] = FieldProfile(
             rows=rows, missing=missing, values=cells if isinstance(field, ListField) else cells - missing,
             unknown=int(tally.unknown[split, place]), lengths=tally.lengths.get(field.name) if split == TRAIN else None,
-            new_values=tuple(new_values.get(field.name, ())),
+            new_values=tuple((new_values or {}).get(field.name, ())),
         )
     return profiles
 
 
-def _frequencies(tally: Tally, schema: Schema) -> dict[str, np.ndarray]:
-    """Of each field alone: from an owner's rows the counts of those that share them are taken off."""
-    frequencies = {}
-    for field in schema.owners:
-        own = tally.frequencies[field.offset:field.offset + field.rows].copy()
-        for name in (other.name for other in schema.fields if getattr(other, "vocabulary", None) == field.name):
-            frequencies[name] = tally.shared[name]
-            own -= tally.shared[name]
-        frequencies[field.name] = own
+def field_frequencies(tally: Tally, schema: Schema) -> dict[str, np.ndarray]:
+    """By field, int64 [rows]: how often it has each of its rows, apart from the fields that share them."""
+    frequencies = {field.name: tally.frequencies[field.offset:field.offset + field.rows].copy() for field in schema.owners}
+    for field in schema.sharing_fields:
+        frequencies[field.name] = tally.shared[field.name]
+        frequencies[field.vocabulary] -= tally.shared[field.name]
     return frequencies
 
 
 def _days(times: Sequence[int]) -> tuple[str, str] | None:
     """The days (UTC) of the first and the last of some times in microseconds since 1970."""
-    if not times:
-        return None
-    first, last = (datetime.fromtimestamp(time // 1_000_000, timezone.utc).date().isoformat() for time in (min(times), max(times)))
-    return first, last
+    return tuple(str(np.datetime64(time, "us").astype("datetime64[D]")) for time in (min(times), max(times))) if times else None

@@ -1,5 +1,6 @@
 """Figures of a comparison. Each function returns a matplotlib figure of its own and touches no global state."""
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ _VALUES_SHOWN = 12
 
 
 def save(figure: Figure, path: Path) -> None:
-    with path.open("wb") as stream:
+    with path.open("wb") as stream, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # values of a log may be in any script
         FigureCanvasAgg(figure).print_png(stream)
 
 
