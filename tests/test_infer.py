@@ -20,7 +20,7 @@ from preprocessing.infer import sample as sample_module
 from preprocessing.infer.command import infer_schema
 from preprocessing.infer.fields import cells_of_several, guess_single
 from preprocessing.infer.profile import Profile
-from preprocessing.infer.roles import guess_time
+from preprocessing.infer.roles import guess_time, is_key
 from preprocessing.infer.sample import take_sample
 from preprocessing.schema import HashSplit, Schema, TimeSplit, load_schema
 
@@ -302,6 +302,11 @@ def test_without_clicks_the_other_text_is_known(tmp_path):
     assert (label.positive, label.negative) == (("true",), ("false",))
 
 
+def test_labels_written_as_fractions_are_known(tmp_path):
+    label = infer(tmp_path / "s.yaml", label_log(tmp_path, click=["1.0", "0.0", "1.0"] * 20)).label
+    assert (label.positive, label.negative) == (("1.0",), ("0.0",)) and "CHECK" not in (tmp_path / "s.yaml").read_text()
+
+
 def test_unknown_texts_of_a_label_are_doubted(tmp_path):
     label = infer(tmp_path / "s.yaml", label_log(tmp_path, target=["up", "down", "down"] * 20)).label
     assert (label.positive, label.negative) == (("up",), ("down",))
@@ -378,6 +383,21 @@ def test_min_count_grows_with_the_number_of_values():
     assert guess_single(profile("c", *often)).entry["min_count"] == 2
     assert "min_count" not in guess_single(profile("c", *often[:1500])).entry  # each once: nothing would be left
     assert "min_count" not in guess_single(profile("c", *["a", "b"] * 50)).entry
+
+
+@pytest.mark.parametrize(("name", "cells", "key"), [
+    ("row_id", range(100), True),
+    ("c1", range(1000, 1100), True),  # a run
+    ("c1", [x * 50 for x in range(100)], False),
+    ("item_price", range(1000, 1100), False),
+    ("impression_id", [x * 50 for x in range(100)], True),
+    ("c1", [f"x{x}" for x in range(100)], True),
+    ("c1", [f"x{x % 90}" for x in range(100)], False),
+    ("user", [f"u{max(x, 1)}" for x in range(100)], False),  # one came twice
+    ("price", [x / 7 for x in range(1, 100)], False),
+])
+def test_keys_differ_in_almost_every_row(name, cells, key):
+    assert is_key(profile(name, *cells)) == key
 
 
 @pytest.mark.parametrize(("cells", "separator"), [
@@ -533,6 +553,8 @@ def test_no_files_no_rows_one_column(tmp_path):
     assert "separated by semicolons" in refused(tmp_path / "s.yaml", path)
     path.write_text("click\tuser\n0\tu1\n")
     assert "has a single column" in refused(tmp_path / "s.yaml", path, separator=",")
+    path.write_text('"click,user\n1,2\n')
+    assert "cannot be read as text in columns (line 1: opening quote is never closed)" in refused(tmp_path / "s.yaml", path)
     path.write_text("click,user\n1,2,3\n1,2,4\n")
     assert "no row of" in refused(tmp_path / "s.yaml", path)
 
@@ -641,7 +663,8 @@ def test_tfrecord_of_examples(tmp_path):
             }
             writer.write(tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString())
     schema = infer(tmp_path / "s.yaml", tmp_path / "log.tfrecord")
-    assert (schema.label.column, schema.group, schema.timestamp.unit, schema.split.by) == ("click", "user", "milliseconds", "time")
+    assert (schema.label.column, schema.group, schema.split.by) == ("click", "user", "time")
+    assert schema.timestamp.unit == "milliseconds"
     assert by_name(schema) == {
         "image": {"kind": "vector", "size": 2}, "price": {"kind": "numeric"}, "user": {"kind": "categorical"},
         "tags": {"kind": "multivalued", "max_length": 3},

@@ -186,8 +186,8 @@ def _opening(sample: Sample, trial: Trial, unreadable: list[str]) -> list[str]:
     seen = f"all {rows:,} rows" if sample.complete else spread
     paragraphs = list(unreadable)
     if sample.unread:
-        paragraphs.append(f"Only the beginning of {', '.join(sample.unread)} was read: if the rows are in the order of time, correct "
-                          "the limits of the split.")
+        paragraphs.append(f"Only the beginning of {', '.join(sample.unread)} was read: if the rows are in the order of time, "
+                          "correct the limits of the split.")
     if sample.partial:
         paragraphs.append(f"Columns {', '.join(sample.partial)} are not in every file, and were not looked at.")
     if sample.rejections:
@@ -206,7 +206,7 @@ def _opening(sample: Sample, trial: Trial, unreadable: list[str]) -> list[str]:
 
 
 def _report(console: Console, output: Path, guess: Guess, command: str) -> None:
-    table = Table(title=None)
+    table = Table()
     for heading in ("column", "guess", "why"):
         table.add_column(heading, overflow="fold")
     table.add_row(guess.label.column, "label", f"click: {', '.join(guess.label.positive)}")

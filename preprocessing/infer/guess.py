@@ -89,11 +89,8 @@ def guess_schema(profiles: Mapping[str, Profile], label: str | None = None, posi
     split_column = roles.guess_split_column(others)
     times = _times(others)
     time = _main_time(times, others)
-    columns = {}
-    for name, profile in others.items():
-        reason = "its values stand in the other columns too" if name in repeated else (
-            _reason_against(profile, answer, times, split_column))
-        columns[name] = ColumnGuess(profile, left_out=reason)
+    columns = {name: ColumnGuess(profile, left_out=_reason_against(profile, answer, times, split_column, repeated))
+               for name, profile in others.items()}
     _fill_in(columns, times, codes)
     _name_fields(columns)
     features = [name for name, one in columns.items()
@@ -133,8 +130,10 @@ def _main_time(times: Mapping[str, TimeGuess], profiles: Mapping[str, Profile]) 
 
 
 def _reason_against(profile: Profile, label: LabelGuess, times: Mapping[str, TimeGuess],
-                    split_column: tuple[str, Any] | None) -> str | None:
+                    split_column: tuple[str, Any] | None, repeated: Collection[str]) -> str | None:
     """Why a column is left out of the fields, or None."""
+    if profile.name in repeated:
+        return "its values stand in the other columns too"
     if profile.is_constant:
         return f"it is always {profile.values[0].as_py()!r}" if profile.distinct else "it is always missing"
     if not profile.name:

@@ -16,6 +16,10 @@ from preprocessing.schema import SPLITS
 _WIDTH = 118
 _EXAMPLES = 3
 _LONGEST_EXAMPLE = 24
+_ABSENT = {
+    "group": "no column is named like a user or a session; the column within which GAUC should rank",
+    "timestamp": "no column of event times was found, or it has missing times",
+}
 
 
 def render(head: dict[str, Any], guess: Guess, split: SplitGuess, trial: Trial, opening: Iterable[str],
@@ -35,27 +39,21 @@ def render(head: dict[str, Any], guess: Guess, split: SplitGuess, trial: Trial, 
             continue
         notes = _notes(key, guess, split, trial)
         lines += ["", *(line for note in notes for line in _comment(note))] if notes else []
-        lines.append(_line({key: value}))
+        lines.append(f"{key}: {_flow(value)}")
     for key in ("group", "timestamp"):
         if key not in content:
             lines += ["", *_comment(f"{key}: {_ABSENT[key]}")]
     lines += ["", "fields:"]
     for one in guess.fields:
-        lines += [*_comment(_seen(one), "  "), "  - " + _line(one.entry)]
+        lines += [*_comment(_seen(one), "  "), f"  - {_flow(one.entry)}"]
     left_out = [one for one in guess.columns if one.left_out]
     if left_out:
         lines += ["", *_comment("Left out of `fields`. To use one after all, take the # from its line with a dash.", "  ")]
     for one in left_out:
         lines += _comment(f"{_name(one)}: LEFT OUT: {one.left_out}. {_facts(one)}", "  ")
         if one.entry and one.profile.name:
-            lines.append("  # - " + _line(one.entry))
+            lines.append(f"  # - {_flow(one.entry)}")
     return "\n".join(lines) + "\n"
-
-
-_ABSENT = {
-    "group": "no column is named like a user or a session; the column within which GAUC should rank",
-    "timestamp": "no column of event times was found, or it has missing times",
-}
 
 
 def _notes(key: str, guess: Guess, split: SplitGuess, trial: Trial) -> list[str]:
@@ -137,14 +135,7 @@ def _printable(text: str) -> str:
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
-def _line(value: dict[str, Any]) -> str:
-    """A mapping of one key in block style, its value and all other mappings in flow style, on one line."""
-    if len(value) == 1:
-        (key, inner), = value.items()
-        return f"{key}: {_flow(inner)}"
-    return _flow(value)
-
-
 def _flow(value: Any) -> str:
+    """A value of YAML on one line."""
     text = yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=float("inf"), allow_unicode=True)
     return text.removesuffix("...\n").strip()

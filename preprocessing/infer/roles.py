@@ -13,8 +13,9 @@ from preprocessing.schema import SPLITS
 UNLABELLED = -1
 ALMOST_ALL_DIFFER = 0.98
 _MAX_LABEL_TEXTS = 20
-_CLICK_TEXTS = ("1", "true", "t", "yes", "y", "click", "clicked", "positive", "pos", "+1")
-_NO_CLICK_TEXTS = ("0", "false", "f", "no", "n", "-1", "noclick", "no_click", "nonclick", "not_clicked", "negative", "neg")
+_CLICK_TEXTS = ("1", "1.0", "true", "t", "yes", "y", "click", "clicked", "positive", "pos", "+1")
+_NO_CLICK_TEXTS = ("0", "0.0", "false", "f", "no", "n", "-1", "noclick", "no_click", "nonclick", "not_clicked",
+                   "negative", "neg")
 _OPPOSITES = {"1": "0", "true": "false", "True": "False", "TRUE": "FALSE", "yes": "no", "Yes": "No", "y": "n", "Y": "N", "t": "f",
               "1.0": "0.0"}
 _SPLIT_TEXTS = {
@@ -231,7 +232,8 @@ def is_key(profile: Profile) -> bool:
         return False
     if not profile.is_number.all():
         return True
-    return profile.is_integral and (names.names_key(profile.name) or names.means(profile.name) == "code" or _is_run(profile))
+    named = "code" if names.names_key(profile.name) else names.means(profile.name)
+    return profile.is_integral and (named == "code" or named is None and _is_run(profile))
 
 
 def _is_run(profile: Profile) -> bool:

@@ -131,7 +131,7 @@ def _read_some(piece: Descriptor, layout: Layout, rows: float, limit: int) -> _P
         due = rows * min(batch.bytes_read / expected, 1.0)
         size = min(len(batch.columns), max(int(np.ceil(due - taken)), 0))
         left |= size < len(batch.columns)
-        batches.append(batch.columns.slice(0, size))
+        batches.append(batch.columns.take(np.arange(size)))  # a slice would hold the whole batch in memory
         taken += size
         if limit <= batch.bytes_read < piece.size:
             return _Part(batches, rejections, ended=False, complete=False)
@@ -178,11 +178,14 @@ def _sniff(path: str, separator: str | None) -> Layout:
     found = [_first_rows(path, one, quoted=True) for one in ((separator,) if separator else _SEPARATORS)]
     several = [one for one in found if one.width > 1]
     best = max([one for one in several if one.readable] or several or found, key=lambda one: one.width)
+    if not len(best.rows):
+        raise UserError(f"the first lines of file {path} cannot be read as text in columns ({best.reason}): expected lines of "
+                        "values, separated by commas or tabs; check the file and --separator")
     if best.width == 1:
         raise _one_column_only(path, best)
-    if best.unreadable:
+    if best.rejections:
         unquoted = _first_rows(path, best.separator, quoted=False)
-        best = unquoted if unquoted.width == best.width and unquoted.unreadable < best.unreadable else best
+        best = unquoted if unquoted.width == best.width and len(unquoted.rejections) < len(best.rejections) else best
     header = None if best.has_header else best.numbered
     return replace(unknown, separator=best.separator, header=header, quoted=best.quoted)
 
@@ -194,11 +197,16 @@ class _FirstRows:
     separator: str
     quoted: bool
     rows: pa.RecordBatch
-    unreadable: int
+    rejections: list[Rejection]
 
     @property
     def readable(self) -> bool:
-        return len(self.rows) > 0 and self.unreadable <= _UNREADABLE * (len(self.rows) + self.unreadable)
+        unreadable = len(self.rejections)
+        return len(self.rows) > 0 and unreadable <= _UNREADABLE * (len(self.rows) + unreadable)
+
+    @property
+    def reason(self) -> str:
+        return f"line {self.rejections[0].line}: {self.rejections[0].reason}" if self.rejections else "they are blank"
 
     @property
     def width(self) -> int:
@@ -237,7 +245,7 @@ def _first_rows(path: str, separator: str, quoted: bool) -> _FirstRows:
     layout = Layout("sample", None, separator=separator, quoted=quoted)
     numbered = tuple(f"c{place + 1}" for place in range(len(column_names(path, layout))))
     batch = next(iter(read(Descriptor(0, 1, path), replace(layout, header=numbered))))
-    return _FirstRows(separator, quoted, batch.columns, len(batch.rejections))
+    return _FirstRows(separator, quoted, batch.columns, batch.rejections)
 
 
 def _one_column_only(path: str, found: _FirstRows) -> UserError:
