@@ -169,6 +169,13 @@ def test_new_values_are_expected_as_in_the_validation_split():
     assert (item.before, item.now, item.size) == (pytest.approx(0.01), pytest.approx(0.01), pytest.approx(0))
 
 
+def test_new_values_without_a_validation_split_are_expected_as_in_training():
+    nobody = FieldProfile(0, 0, 0)
+    valid = LogProfile(0, 0, 0, 0, 0, fields={name: nobody for name in log().fields})
+    item = next(one for one in compare(schema(), log(), valid, log(5000)) if one.measure == "new_share" and one.subject == "item")
+    assert (item.before, item.now) == (pytest.approx(0.01), pytest.approx(0.01))
+
+
 def test_fewer_new_values_or_malformed_rows_are_no_drift():
     train = log(rejected=5000)
     assert exceeded(log(fields={"item": FieldProfile(10_000, 0, 10_000, unknown=0)}), train) == []

@@ -14,7 +14,6 @@ from preprocessing.transform import Scale, read_buckets
 from preprocessing.vocabulary_files import read_values, vocabulary_path
 
 _EXAMPLES = 5
-_REASONS = 3
 _TITLES = {
     "rejected_share": "malformed rows",
     "unlabelled_share": "rows without label",
@@ -98,7 +97,7 @@ class Comparison:
     # ---- One sentence a measure ----
 
     def _rejected_share(self, one: Difference) -> str:
-        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in list(self.new.reasons.items())[:_REASONS])
+        reasons = "; ".join(f"{count:,} x {reason}" for reason, count in self.new.reasons.items())
         return f"{percent(one.now)} of the rows cannot be read, before {percent(one.before)}. Most frequent: {reasons}."
 
     def _unlabelled_share(self, one: Difference) -> str:
@@ -111,9 +110,9 @@ class Comparison:
         return f"{percent(one.now)} of the rows have no value, before {percent(one.before)}."
 
     def _new_share(self, one: Difference) -> str:
-        values = self.new.fields[one.subject]
-        examples = ", ".join(f"`{_shown(text)}` ({percent(count / values.values)})" for text, count in values.new_values[:_EXAMPLES])
-        return (f"{percent(one.now)} of the values are not in the vocabulary, in the validation split {percent(one.before)}."
+        found, split = self.new.fields[one.subject], "validation" if self.valid.fields[one.subject].values else "training"
+        examples = ", ".join(f"`{_shown(text)}` ({percent(count / found.values)})" for text, count in found.new_values[:_EXAMPLES])
+        return (f"{percent(one.now)} of the values are not in the vocabulary, in the {split} split {percent(one.before)}."
                 + (f" Most frequent new ones: {examples}." if examples else ""))
 
     def _infinity_norm(self, one: Difference) -> str:
@@ -154,7 +153,7 @@ _ADVICE = {
     "label_rate": "Predictions of the model in service will be off by about this factor until it is fine-tuned on the new "
                   "log. First make sure that the clicks are right: late or doubled clicks, a new filter, robots.",
     "missing_share": "To the model a missing value is a value of its own. Check the source of the column: a renamed key, a "
-                     "join that finds nothing, a client that stopped to send it.",
+                     "join that finds nothing, a client that no longer sends it.",
     "new_share": "The model in service sees all new values as one and the same. If they are real, write a data folder with "
                  "`--transform_from` and `--grow_vocabulary` and train from the earlier model; if they are old values "
                  "written in another way (upper case, a prefix, 1.0 for 1), correct the log.",
