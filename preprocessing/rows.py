@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from preprocessing import values
+from preprocessing.errors import UserError
 from preprocessing.schema import (
     AnyField,
     CategoricalField,
@@ -84,7 +85,11 @@ def read_rows(descriptor: Descriptor, schema: Schema) -> Iterator[Rows]:
       UserError: the file cannot be read to its end, or a column's type cannot mean what the schema says it is.
     """
     for batch in read(descriptor, Layout.of(schema)):
-        yield typed(batch, schema, descriptor.split)
+        try:
+            rows = typed(batch, schema, descriptor.split)
+        except UserError as error:
+            raise UserError(f"file {descriptor.path}: {error}") from error
+        yield rows
 
 
 def typed(batch: Batch, schema: Schema, split: str | None) -> Rows:

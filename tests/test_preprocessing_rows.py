@@ -2,8 +2,10 @@
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from preprocessing.errors import UserError
 from preprocessing.rows import read_rows, typed
 from preprocessing.schema import parse_schema
 from preprocessing.sources import Batch, Descriptor
@@ -95,6 +97,15 @@ def test_a_list_in_a_single_value_rejects_the_row(tmp_path):
     rows = read(tmp_path, {"y": ["1", "0"], "a": [["u"], ["u", "v"]], "n": [[1.5], []]})
     assert (rows.features["a"].to_pylist(), rows.features["n"].tolist()) == (["u"], [1.5])
     assert reasons(rows) == [(2, "field 'a' (column 'a') holds several values, expected one")]
+
+
+def test_a_column_of_a_type_that_cannot_be_read_is_a_user_error(tmp_path):
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"y": [1], "a": ["x"], "n": pa.array([3600], pa.time32("s"))}), path)
+    schema = parse_schema({"name": "log", "label": {"column": "y"}, "split": {"by": "hash", "key": ["a"]},
+                           "fields": [{"name": "n", "kind": "numeric"}]}, "schema.yaml")
+    with pytest.raises(UserError, match=r"file .*log\.parquet: field 'n' \(column 'n'\) has the type time32\[ms\], expected texts"):
+        list(read_rows(Descriptor(0, 1, str(path)), schema))
 
 
 def test_another_label_rejects_the_row(tmp_path):
