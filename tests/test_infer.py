@@ -453,7 +453,8 @@ def test_days_written_as_numbers_split_by_time(tmp_path):
     path = label_log(tmp_path, click=[0, 1] * 30, date=[20260101 + row // 6 for row in range(60)])
     schema = infer(tmp_path / "s.yaml", path)
     assert schema.timestamp is None
-    assert schema.split == TimeSplit(column="date", valid_from=20260109, test_from=20260110)
+    assert schema.split == TimeSplit(column="date", valid_from=20260109, test_from=20260110) and not schema.split.dated
+    assert "valid_from: 20260109, test_from: 20260110" in (tmp_path / "s.yaml").read_text()
 
 
 def test_times_with_gaps_are_not_the_time_stamp(tmp_path):

@@ -248,7 +248,11 @@ def _time_limits(time: TimeGuess) -> tuple[Any, Any] | None:
     found = distinct[valid], distinct[test]
     if dated:
         return microseconds_to_iso(found[0]), microseconds_to_iso(found[1])
-    return tuple(float(limit / 1e6 if time.from_zero else limit) for limit in found)
+    return tuple(_plain(float(limit / 1e6 if time.from_zero else limit)) for limit in found)
+
+
+def _plain(number: float) -> int | float:
+    return int(number) if number.is_integer() else number
 
 
 def _quantile(ordered: np.ndarray, share: float) -> float:
