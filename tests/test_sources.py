@@ -242,6 +242,14 @@ def test_files_are_ordered_by_path_and_taken_once(tmp_path):
     assert [one.name for one in found][2] == "part-00002-of-00003"
 
 
+def test_two_stars_match_folders_of_any_depth(tmp_path):
+    for folder in ("day=1", "day=2/hour=0"):
+        (tmp_path / folder).mkdir(parents=True)
+        written(tmp_path / folder, b"y,a,b\n1,p,q\n")
+    found = find_files([str(tmp_path / "**" / "*.csv")], SCHEMA)
+    assert [one.path for one in found] == [str(tmp_path / "day=1/log.csv"), str(tmp_path / "day=2/hour=0/log.csv")]
+
+
 def test_files_of_given_splits(tmp_path):
     for name in ("train-1.csv", "train-0.csv", "valid.csv", "test.csv"):
         written(tmp_path, b"y,a,b\n1,p,q\n", name)

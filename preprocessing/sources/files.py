@@ -90,7 +90,7 @@ def expand(patterns: list[str]) -> list[str]:
         if os.path.isdir(pattern):
             example = os.path.join(pattern, "*.csv")
             raise UserError(f"--input {pattern} is a folder, expected files: give a glob such as '{example}'")
-        found = [path for path in (glob.glob(pattern) or glob.glob(glob.escape(pattern))) if os.path.isfile(path)]
+        found = [path for path in (glob.glob(pattern, recursive=True) or glob.glob(glob.escape(pattern))) if os.path.isfile(path)]
         if not found:
             raise UserError(f"no file matches {pattern!r}: expected at least one file; check the path and the spelling")
         paths.update(found)
