@@ -19,7 +19,6 @@ PARTITIONS = 16
 VALUES_IN_MEMORY = 1 << 20
 _TEXTS = pa.schema({"value": pa.large_string(), "count": pa.int64()})
 _SALT = "partition"
-_SUFFIX = {ValueCounts: ".arrow", NumberCounts: ".npz"}
 
 
 class CountWriter:
@@ -42,12 +41,12 @@ class CountWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what has been added since the last time."""
-        totals = {owner: accumulator.total() for owner, accumulator in self._accumulators.items()}
-        for kind, write in ((ValueCounts, _write_texts), (NumberCounts, _write_numbers)):
-            counts = {owner: total for owner, total in totals.items() if isinstance(total, kind)}
+        """Writes what has been added since the last time; texts as they came, since their readers have to add up anyhow."""
+        texts = {owner: one.parts for owner, one in self._accumulators.items() if isinstance(one.parts[0], ValueCounts)}
+        numbers = {owner: one.total() for owner, one in self._accumulators.items() if owner not in texts}
+        for counts, write, suffix in ((texts, _write_texts, ".arrow"), (numbers, _write_numbers, ".npz")):
             if counts:
-                path = self._folder / f"{self._name}-{self._flushes:04d}{_SUFFIX[kind]}"
+                path = self._folder / f"{self._name}-{self._flushes:04d}{suffix}"
                 write(path, counts)
                 for owner in counts:
                     self.files.setdefault(owner, []).append(path)
@@ -55,13 +54,13 @@ class CountWriter:
         self._flushes += 1
 
 
-def _write_texts(path: Path, counts: Mapping[str, ValueCounts]) -> None:
+def _write_texts(path: Path, counts: Mapping[str, Sequence[ValueCounts]]) -> None:
     """One record batch for each owner and partition, in this order; how often each was missing stands in the metadata."""
-    about = json.dumps({owner: one.missing for owner, one in counts.items()})
+    about = json.dumps({owner: sum(part.missing for part in parts) for owner, parts in counts.items()})
     with replaced_file(path) as temporary, pa.OSFile(str(temporary), "wb") as sink, \
             pa.ipc.new_file(sink, _TEXTS.with_metadata({"missing": about})) as writer:
-        for one in counts.values():
-            table = one.table.combine_chunks()
+        for parts in counts.values():
+            table = pa.concat_tables([part.table for part in parts]).combine_chunks()
             partition = hash_texts(table["value"].combine_chunks(), _SALT) % PARTITIONS
             order = np.argsort(partition, kind="stable")
             ends = np.searchsorted(partition[order], np.arange(PARTITIONS), side="right")

@@ -115,26 +115,30 @@ FieldCounts = ValueCounts | NumberCounts
 
 
 class Accumulator:
-    """Collects summaries of batches and merges them whenever the unmerged ones outgrow the merged one."""
+    """Collects summaries of batches and merges them whenever the unmerged ones outgrow the merged one.
+
+    Attributes:
+      parts: summaries that add up to everything added so far.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[FieldCounts] = []
-        self._limit = 1 << 16
+        self.parts: list[FieldCounts] = []
+        self._limit = 1 << 17
 
     def add(self, part: FieldCounts) -> None:
-        self._parts.append(part)
+        self.parts.append(part)
         if self.size > self._limit:
             self._limit = max(self._limit, 2 * self.total().size)
 
     @property
     def size(self) -> int:
-        return sum(part.size for part in self._parts)
+        return sum(part.size for part in self.parts)
 
     def total(self) -> FieldCounts:
         """Everything added so far. At least one part must have been added."""
-        if len(self._parts) > 1:
-            self._parts = [type(self._parts[0]).merge(self._parts)]
-        return self._parts[0]
+        if len(self.parts) > 1:
+            self.parts = [type(self.parts[0]).merge(self.parts)]
+        return self.parts[0]
 
 
 def count_features(features: Mapping[str, pa.Array | np.ndarray], schema: Schema,
