@@ -10,7 +10,7 @@ from preprocessing.infer import leaks, names
 from preprocessing.infer.profile import LISTED, Parts, Profile
 
 FEW = 20  # so many different numbers are always treated as names
-_DECIDES = 0.5
+_DECIDES, _EXPLAINS_MUCH = 0.8, 0.3  # shares of the label's entropy
 _AUC_OF_A_LEAK = 0.98
 _MIN_COUNTS = ((100, 1), (10_000, 2), (200_000, 5), (float("inf"), 10))
 _MULTIVALUED_LIMIT, _SEQUENCE_LIMIT = 64, 50
@@ -82,6 +82,14 @@ def leak(profile: Profile, label: np.ndarray) -> str | None:
         if max(area, 1 - area) >= _AUC_OF_A_LEAK:
             return f"it decides the label: as a score it has an AUC of {area:.3f}"
     return names.suspicion(profile.name)
+
+
+def doubt(profile: Profile, label: np.ndarray) -> str | None:
+    """What to check of a column that explains much of the label, though not enough to be left out."""
+    share = leaks.decided_share(profile, label)
+    if share < _EXPLAINS_MUCH:
+        return None
+    return f"CHECK that it is known before the click: alone it explains {share:.0%} of the label's entropy"
 
 
 # ---- Kinds ----

@@ -92,6 +92,9 @@ def guess_schema(profiles: Mapping[str, Profile], label: str | None = None, posi
     columns = {name: ColumnGuess(profile, left_out=_reason_against(profile, answer, times, split_column, repeated))
                for name, profile in others.items()}
     _fill_in(columns, times, codes)
+    for one in columns.values():
+        if one.left_out is None and (doubt := fields.doubt(one.profile, answer.values)):
+            one.notes.append(doubt)
     _name_fields(columns)
     features = [name for name, one in columns.items()
                 if one.left_out is None and one.entry["kind"] in ("categorical", "numeric")]
