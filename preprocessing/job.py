@@ -38,12 +38,17 @@ class Job:
     grow: bool = False
 
     @property
+    def _side_tables(self) -> list[Path]:
+        return [self.tables_from / field.table.file for field in self.schema.vector_fields if field.table and self.tables_from]
+
+    @property
     def fingerprint(self) -> str:
         """Equal for two jobs that would write the same data folder, as far as can be told without reading the log.
 
-        A file of the log is known by its path, size and time of change.
+        A file of the log, or a side table, is known by its path, size and time of change.
         """
         files = sorted({(path, None) for path in self.origin} or {(one.path, one.split) for one in self.descriptors}, key=str)
+        files += [(str(path), None) for path in self._side_tables if path.is_file()]
         sizes = [(path, split, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path, split in files]
         earlier = sha256(self.transform_from / MANIFEST_FILE) if self.transform_from else None
         made_from = [self.schema.to_yaml(), sizes, self.compression, earlier, self.grow]

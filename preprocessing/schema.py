@@ -335,7 +335,7 @@ class Schema(_Frozen):
       separator: "," or a tab, in text files.
       quoted: whether values of text files may stand in quotes; false: quotes are characters like any other.
       header: column names in file order where text files have no header line of their own.
-      missing: texts that mean "no value", beside the empty text.
+      missing: texts that mean "no value", beside the empty text; one that is a number (-1) means every equal number too.
       group: the column within which GAUC ranks (usually the user).
       timestamp: the column of event time (seconds, unless it says); kept in the records, never a feature unless also
         listed under `fields`.

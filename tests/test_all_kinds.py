@@ -215,6 +215,19 @@ def test_side_tables_are_copied_with_a_row_for_no_vector(data_dir):
     assert load_data_folder_schema(data_dir).vector_fields[1].rows == 4
 
 
+def test_another_side_table_is_another_job(data_dir, work, capsys):
+    arguments = ("--input", work / "log.csv", "--schema", work / "kinds.yaml", "--output", data_dir)
+    assert preprocess(*arguments) == 0
+    assert "nothing to do" in " ".join(capsys.readouterr().out.split())
+    table = work / "tables" / "covers.npz"
+    content = table.read_bytes()
+    table.write_bytes(content + b" ")
+    try:
+        assert "is a finished data folder, made from other files" in failed(capsys, *arguments)
+    finally:
+        table.write_bytes(content)
+
+
 def test_statistics(data_dir, log, records):
     fields = json.loads((data_dir / "statistics.json").read_text())["fields"]
     train = [row for row in log if row["id"] in records["train"]]
