@@ -20,7 +20,8 @@ class Job:
       max_rejected_share: above this share of malformed rows the run fails.
       command: the command line, for the manifest.
       transform_from: a finished data folder whose vocabularies, buckets and side tables are used instead of learnt.
-      origin: the files that the descriptors' files were written from, if they were written for this run only.
+      origin: the files that the descriptors' files and the side tables were written from, if those were written for this
+        run only.
       tables_from: folder to which the paths of side tables are relative; None with `transform_from`: its side tables stay.
       grow: append new values behind those of `transform_from`.
     """
@@ -48,7 +49,8 @@ class Job:
         A file of the log, or a side table, is known by its path, size and time of change.
         """
         files = sorted({(path, None) for path in self.origin} or {(one.path, one.split) for one in self.descriptors}, key=str)
-        files += [(str(path), None) for path in self._side_tables if path.is_file()]
+        if not self.origin:
+            files += [(str(path), None) for path in self._side_tables if path.is_file()]
         sizes = [(path, split, Path(path).stat().st_size, Path(path).stat().st_mtime_ns) for path, split in files]
         earlier = sha256(self.transform_from / MANIFEST_FILE) if self.transform_from else None
         made_from = [self.schema.to_yaml(), sizes, self.compression, earlier, self.grow]

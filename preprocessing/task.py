@@ -124,7 +124,7 @@ def _preprocess(flags: argparse.Namespace, log: Log, argv: Sequence[str], beam_f
         schema=log.schema, descriptors=tuple(descriptors), origin=log.origin, output=flags.output, overwrite=flags.overwrite,
         compression="GZIP" if flags.compression == "gzip" else "", max_rejected_share=flags.max_rejected_share,
         command=("python", "-m", "preprocessing.task", *argv), transform_from=flags.transform_from, grow=flags.grow_vocabulary,
-        tables_from=flags.schema.parent if flags.schema else Path(flags.input[0]) if flags.dataset else None,
+        tables_from=flags.schema.parent if flags.schema else log.tables_from,
     )
     console = _console()
     if not flags.overwrite and is_finished(flags.output, job.fingerprint):

@@ -167,11 +167,14 @@ def test_movielens_as_one_table(tmp_path):
     ("ratings.dat", "1::10::5\n", "expected 4 values a line (user_id, movie_id, rating, time)"),
     ("ratings.dat", "1::10::five::100\n", "column rating"),
     ("movies.dat", None, "expected one of movies.dat and movies.dat.gz"),
+    ("item_features.npz", {"movie_id": [1]}, "expected movie_id, visual, text, people"),
 ])
 def test_movielens_says_what_is_wrong(tmp_path, file, content, expected):
     folder = write_movielens(tmp_path / "ml-1m", RATINGS)
     if content is None:
         (folder / file).unlink()
+    elif isinstance(content, dict):
+        np.savez(folder / file, **content)
     else:
         (folder / file).write_text(content)
     assert expected in refused(RECIPES["movielens_1m"], folder, tmp_path / "data")
@@ -299,7 +302,11 @@ def test_movielens_from_end_to_end(tmp_path, capsys):
     ratings = [(user, 10 * (1 + (user + place) % 5), 1 + (user * place) % 5, place) for user in (1, 2) for place in range(20)]
     folder = write_movielens(tmp_path / "ml-1m", ratings)
     arguments = ["--dataset=movielens_1m", f"--input={folder}", f"--output={tmp_path / 'data'}"]
+    visual = np.float16([[1, 2], [0, 0], [3, 4]])  # film 20 has none
+    np.savez(folder / "item_features.npz", movie_id=[10, 20, 30], visual=visual, text=visual[:, :1], people=visual)
     assert task.main(arguments) == 0
+    assert (tmp_path / "data" / "vectors" / "movie_visual.txt").read_text() == "10\n30\n"
+    np.testing.assert_equal(np.load(tmp_path / "data" / "vectors" / "movie_visual.npy"), [[0, 0], [1, 2], [3, 4]])
     assert (tmp_path / "data" / "vocabularies" / "movie_id.txt").read_text().split()
     capsys.readouterr()
     assert task.main(arguments) == 0

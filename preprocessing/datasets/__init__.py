@@ -26,7 +26,8 @@ _ALL = (
         name="movielens_1m",
         title="a million film ratings, click = 4 stars or more, with each user's earlier liked films; each user's ratings "
               "split 8:1:1 in their order",
-        how_to_get="put ratings.dat, users.dat and movies.dat of GroupLens' ml-1m.zip in a folder",
+        how_to_get="put ratings.dat, users.dat and movies.dat of GroupLens' ml-1m.zip in a folder (and beside them, if you have "
+                   "them, vectors of the films in item_features.npz)",
         terms="research only, no redistribution",
         find=movielens.find,
     ),

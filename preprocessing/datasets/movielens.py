@@ -1,5 +1,8 @@
 """MovieLens-1M: the publisher's three files (or the same as one table) to rows with each user's earlier liked films.
 
+Where item_features.npz lies beside them, films also have its vectors: `movie_id` [films], and for each of visual (the poster),
+text (the plot) and people an array [films, size], whose rows of zeros are films without.
+
 The history of a row is the films that its user rated 4 or 5 before it, in the user's own order of time: neither the row's
 film nor a later one. A row without a place in that order has no history and is in nobody's.
 """
@@ -15,7 +18,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from preprocessing.datasets.recipe import Log, Recipe
-from preprocessing.schema import SPLITS
+from preprocessing.schema import SPLITS, Schema, VectorField, VectorTable
 from preprocessing.sources.blocks import opened
 
 HISTORY_LENGTH = 50
@@ -30,6 +33,7 @@ _FILE_COLUMNS = {
     _USERS: ("user_id", "gender", "age", "occupation", "zip"),
     _MOVIES: ("movie_id", "title", "genres"),
 }
+_VECTORS_FILE, _VECTORS = "item_features.npz", ("visual", "text", "people")
 _BATCH_ROWS = 65_536
 
 
@@ -41,16 +45,42 @@ def find(recipe: Recipe, folder: Path) -> Callable[[Path], Log]:
     else:
         paths = tuple(recipe.file(folder, name) for name in _FILE_COLUMNS)
         read = _read_publishers_files
-    return partial(_write, recipe, paths, read)
+    vectors = folder / _VECTORS_FILE
+    return partial(_write, recipe, paths, read, vectors if vectors.is_file() else None)
 
 
-def _write(recipe: Recipe, paths: tuple[Path, ...], read: Callable[..., pa.Table], scratch: Path) -> Log:
-    """Writes the rows with their histories as `ratings.parquet`, a batch at a time."""
-    table = read(recipe, paths)
+def _write(recipe: Recipe, paths: tuple[Path, ...], read: Callable[..., pa.Table], vectors: Path | None, scratch: Path) -> Log:
+    """Writes `ratings.parquet` and the side tables of vectors."""
+    schema = recipe.schema()
+    ratings = _write_ratings(read(recipe, paths), schema, scratch)
+    if vectors:
+        schema = schema.model_copy(update={"fields": (*schema.fields, *_write_vectors(recipe, vectors, scratch))})
+    return Log(schema, [str(ratings)], tuple(map(str, (*paths, vectors) if vectors else paths)), scratch)
+
+
+def _write_vectors(recipe: Recipe, path: Path, scratch: Path) -> list[VectorField]:
+    """Writes a side table a vector field, of the films that have a vector; returns the fields."""
+    fields = []
+    with np.load(path) as arrays:
+        if not {"movie_id", *_VECTORS} <= set(arrays.files):
+            raise recipe.error(f"{path} has the arrays {arrays.files}, expected movie_id, {', '.join(_VECTORS)}; correct or "
+                               "remove it")
+        movies = arrays["movie_id"]
+        for name in _VECTORS:
+            values = arrays[name]
+            there = values.any(axis=1)
+            np.savez(scratch / f"{name}.npz", key=movies[there], values=values[there])
+            table = VectorTable(file=f"{name}.npz", key="key", values="values")
+            fields.append(VectorField(name=f"movie_{name}", column="movie_id", size=values.shape[1], table=table))
+    return fields
+
+
+def _write_ratings(table: pa.Table, schema: Schema, scratch: Path) -> Path:
+    """Writes the rows with their histories, a batch at a time."""
     histories = Histories(_codes(table["user_id"]), table["chrono_rank"].to_numpy(), table["rating"].to_numpy() >= _LIKED,
                           HISTORY_LENGTH)
     movies = table["movie_id"].combine_chunks()
-    schema, path = recipe.schema(), scratch / "ratings.parquet"
+    path = scratch / "ratings.parquet"
     plain = table.select([column for column in schema.columns if column != "history"])
     genres = plain.schema.get_field_index("genres")
     plain = plain.set_column(genres, "genres", pc.split_pattern(plain["genres"], "|"))
@@ -61,7 +91,7 @@ def _write(recipe: Recipe, paths: tuple[Path, ...], read: Callable[..., pa.Table
             rows, lengths = histories.of(start, start + len(batch))
             offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
             writer.write_table(batch.append_column("history", pa.ListArray.from_arrays(offsets, movies.take(pa.array(rows)))))
-    return Log(schema, [str(path)], tuple(map(str, paths)))
+    return path
 
 
 class Histories:

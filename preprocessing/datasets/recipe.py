@@ -23,11 +23,13 @@ class Log:
       schema: how to read it.
       patterns: what a user would type after `--input`.
       origin: the publisher's files, where `patterns` name files that were written from them.
+      tables_from: the folder that the schema's side tables are relative to.
     """
 
     schema: Schema
     patterns: list[str]
     origin: tuple[str, ...] = ()
+    tables_from: Path | None = None
 
 
 @dataclass(frozen=True)
