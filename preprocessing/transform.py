@@ -249,6 +249,7 @@ class Transformer:
         return self._tables[path]
 
     def _encode(self, raw: dict[str, tuple[tf.Tensor, ...]]) -> dict:
+        """The fields of `Encoded` from the columns of all fields, each as `_column` gives it."""
         graphs, ids, values, lists, vectors, vector_rows = self._graphs, [], [], {}, {}, {}
         for field in self._schema.fields:
             column = raw[field.name]
@@ -280,7 +281,10 @@ def _column_spec(field: AnyField) -> tuple[tf.TensorSpec, ...]:
 
 
 def _column(field: AnyField, column: pa.Array | np.ndarray) -> tuple[np.ndarray, ...]:
-    """Numbers as they are; of names the different ones and each row's place among them; of lists also their lengths."""
+    """Numbers as they are; of names the different ones and each row's place among them; of lists also their lengths.
+
+    Of lists the places are those of all values, one list after another.
+    """
     if isinstance(column, np.ndarray):
         return (column,)
     if isinstance(field, ListField):
