@@ -11,12 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from preprocessing import task
-from preprocessing.datasets import RECIPES, Recipe
+from preprocessing.datasets import RECIPES, Recipe, avazu
 from preprocessing.datasets.movielens import Histories
 from preprocessing.errors import UserError
 from preprocessing.rows import Rows, read_rows
 from preprocessing.schema import SPLITS
-from preprocessing.sources import find_files
+from preprocessing.sources import blocks, find_files
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 
@@ -85,7 +85,7 @@ def test_criteo_says_what_is_wrong(tmp_path):
     (folder / "train.txt").write_text("\t".join(criteo_row("1", 0)[1:]) + "\n")  # as the publisher's test.txt
     assert "expected 40 values a line" in refused(recipe, folder, tmp_path / "data")
     (folder / "train.txt.gz").write_bytes(b"")
-    assert "received both train.txt and train.txt.gz" in refused(recipe, folder, tmp_path / "data")
+    assert "received train.txt and train.txt.gz" in refused(recipe, folder, tmp_path / "data")
 
 
 @pytest.mark.skipif(not (DATA / "criteo_10k").is_dir(), reason="no Criteo rows in ../shared/data/criteo_10k")
@@ -94,6 +94,50 @@ def test_criteo_real_rows(tmp_path):
     (tmp_path / "criteo" / "train.txt.gz").symlink_to(DATA / "criteo_10k" / "labelled.tsv.gz")
     counts = split_counts(rows_of(RECIPES["criteo"], tmp_path / "criteo", tmp_path / "data"))
     assert sum(counts.values()) == 10_000 and 900 < counts["valid"] < 1100 and 900 < counts["test"] < 1100
+
+
+# ---- Avazu ----
+
+AVAZU_HEADER = ("id,click,hour,C1,banner_pos,site_id,site_domain,site_category,app_id,app_domain,app_category,device_id,"
+                "device_ip,device_model,device_type,device_conn_type,C14,C15,C16,C17,C18,C19,C20,C21\n")
+
+
+def avazu_row(number: int, click: int, hour: str) -> str:
+    return f"{number},{click},{hour},1005,0," + ",".join(f"{number:08x}" for _ in range(9)) + ",1,2" + ",3" * 8 + "\n"
+
+
+def test_avazu_in_the_publishers_format(tmp_path):
+    folder = tmp_path / "avazu"
+    folder.mkdir()
+    rows = [avazu_row(1, 0, "14102100"), avazu_row(2, 1, "14102923"), avazu_row(3, 0, "14103005")]
+    (folder / "train.gz").write_bytes(gzip.compress((AVAZU_HEADER + "".join(rows)).encode()))
+    (found,) = rows_of(RECIPES["avazu"], folder, tmp_path / "data")
+    assert split_counts([found]) == {"train": 1, "valid": 1, "test": 1}
+    assert found.features["hour_of_day"].to_pylist() == ["0", "23", "5"]
+    assert found.features["weekday"].to_pylist() == ["1", "2", "3"]  # October 21, 2014 was a Tuesday
+    assert found.timestamp.tolist() == [1_413_849_600 * 10**6, 1_414_623_600 * 10**6, 1_414_645_200 * 10**6]
+    assert found.key.to_pylist() == ["1", "2", "3"] and found.label.tolist() == [0, 1, 0]
+
+
+def test_avazu_writes_several_files_of_a_long_log(tmp_path, monkeypatch):
+    folder = tmp_path / "avazu"
+    folder.mkdir()
+    (folder / "train.csv").write_text(AVAZU_HEADER + "".join(avazu_row(row, row % 2, "14102100") for row in range(9)))
+    monkeypatch.setattr(avazu, "_FILE_ROWS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 400)  # of about three rows
+    found = rows_of(RECIPES["avazu"], folder, tmp_path / "data")
+    assert len(found) > 1
+    assert [key for rows in found for key in rows.key.to_pylist()] == [str(row) for row in range(9)]
+
+
+def test_avazu_says_what_is_wrong(tmp_path):
+    recipe, folder, output = RECIPES["avazu"], tmp_path / "avazu", tmp_path / "data"
+    folder.mkdir()
+    assert "expected one of train.csv and train.csv.gz and train.gz" in refused(recipe, folder, output)
+    (folder / "train.csv").write_text("id,hour\n1,14102100\n")
+    assert "does not look like the publisher's file" in refused(recipe, folder, output)
+    (folder / "train.csv").write_text(AVAZU_HEADER + avazu_row(1, 0, "2014-10-21"))
+    assert "not written YYMMDDHH" in refused(recipe, folder, output)
 
 
 # ---- MovieLens-1M ----

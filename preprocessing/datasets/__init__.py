@@ -1,6 +1,6 @@
 """Recipes for public data sets: what the user puts into a folder, and how its files are read."""
 
-from preprocessing.datasets import criteo, movielens, zozo
+from preprocessing.datasets import avazu, criteo, movielens, zozo
 from preprocessing.datasets.recipe import Log, Recipe, files_of_splits
 
 __all__ = ["RECIPES", "Log", "Recipe"]
@@ -21,6 +21,13 @@ _ALL = (
         how_to_get="put train.txt of the Kaggle Display Advertising Challenge by Criteo (plain or .gz) in a folder",
         terms="non-commercial research",
         find=criteo.find,
+    ),
+    Recipe(
+        name="avazu",
+        title="ten days of mobile advertising, 40.4 million impressions; split by day",
+        how_to_get="put train.gz of the Kaggle Click-Through Rate Prediction challenge by Avazu (or its train.csv) in a folder",
+        terms="the challenge's rules",
+        find=avazu.find,
     ),
     Recipe(
         name="movielens_1m",

@@ -9,10 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+
 from preprocessing.errors import UserError
 from preprocessing.folder import lock_folder
 from preprocessing.schema import SPLITS, FilesSplit, Schema, load_schema
-from preprocessing.sources import Layout, column_names
+from preprocessing.sources import Layout, column_names, pieces_of, read
 
 
 @dataclass(frozen=True)
@@ -72,12 +74,13 @@ class Recipe:
     def error(self, problem: str) -> UserError:
         return UserError(f"--dataset={self.name}: {problem}; {self.how_to_get}")
 
-    def file(self, folder: Path, name: str) -> Path:
-        """The publisher's file, plain or gzipped."""
-        found = [folder / candidate for candidate in (name, f"{name}.gz") if (folder / candidate).is_file()]
+    def file(self, folder: Path, name: str, *others: str) -> Path:
+        """The publisher's file, plain or gzipped, or under one of its other names."""
+        names = (name, f"{name}.gz", *others)
+        found = [folder / candidate for candidate in names if (folder / candidate).is_file()]
         if len(found) != 1:
-            received = f"both {' and '.join(path.name for path in found)}" if found else "neither"
-            raise self.error(f"expected one of {name} and {name}.gz in {folder}, received {received}")
+            received = " and ".join(path.name for path in found) or "none"
+            raise self.error(f"expected one of {' and '.join(names)} in {folder}, received {received}")
         return found[0]
 
     def check_columns(self, path: Path, expected: tuple[str, ...], separator: str = ",") -> None:
@@ -85,6 +88,16 @@ class Recipe:
         if received != expected:
             raise self.error(f"{path} does not look like the publisher's file: expected the columns {list(expected)}, "
                              f"received {list(received)}")
+
+    def batches(self, path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+        """The rows of a file of comma-separated text, all of which must be well-formed."""
+        layout = Layout(self.name, columns)
+        for piece in pieces_of(str(path), layout):
+            for batch in read(piece, layout):
+                if batch.rejections:
+                    first = batch.rejections[0]
+                    raise self.error(f"{path}, line {first.line}: {first.reason}; download the file again")
+                yield batch.columns
 
 
 def files_of_splits(header: tuple[str, ...]) -> Callable[[Recipe, Path], Log]:

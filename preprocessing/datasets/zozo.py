@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from preprocessing.datasets.recipe import Log, Recipe
-from preprocessing.sources import Layout, column_names, pieces_of, read
+from preprocessing.sources import Layout, column_names
 
 _POLICIES = ("bts", "random")
 _CAMPAIGNS = ("all", "men", "women")
@@ -61,7 +61,7 @@ def _write(recipe: Recipe, parts: dict[str, Callable[[], Iterator[pa.RecordBatch
 
 
 def _table_batches(recipe: Recipe, path: Path) -> Iterator[pa.RecordBatch]:
-    for batch in _read(recipe, path, recipe.schema().columns):
+    for batch in recipe.batches(path, recipe.schema().columns):
         yield _with_item_names(batch, batch["campaign"])
 
 
@@ -81,9 +81,9 @@ def _check_log(recipe: Recipe, path: Path) -> None:
 def _log_batches(recipe: Recipe, log: Path, items: Path, campaign: str) -> Iterator[pa.RecordBatch]:
     """The rows of a campaign's log with the features of the item shown."""
     affinities = [name for name in column_names(str(log), Layout(recipe.name, None)) if name.startswith(_AFFINITY)]
-    context = pa.Table.from_batches(_read(recipe, items, _ITEM_COLUMNS[1:])).combine_chunks()
+    context = pa.Table.from_batches(recipe.batches(items, _ITEM_COLUMNS[1:])).combine_chunks()
     kept = ("timestamp", "item_id", "position", "click", *_USER_FEATURES)
-    for batch in _read(recipe, log, (*kept, *affinities)):
+    for batch in recipe.batches(log, (*kept, *affinities)):
         place = pc.index_in(batch["item_id"], value_set=context["item_id"].chunk(0))
         if place.null_count:
             absent = batch["item_id"].filter(place.is_null())[0].as_py()
@@ -94,14 +94,3 @@ def _log_batches(recipe: Recipe, log: Path, items: Path, campaign: str) -> Itera
         columns |= {name: context[name].chunk(0).take(place) for name in _ITEM_FEATURES}
         columns |= {"aff_shown": pa.array(shown), "aff_sum": pa.array(matrix.sum(axis=1))}
         yield _with_item_names(pa.RecordBatch.from_pydict(columns), campaign)
-
-
-def _read(recipe: Recipe, path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
-    """The batches of a file, all of whose rows must be well-formed."""
-    layout = Layout(recipe.name, columns)
-    for piece in pieces_of(str(path), layout):
-        for batch in read(piece, layout):
-            if batch.rejections:
-                first = batch.rejections[0]
-                raise recipe.error(f"{path}, line {first.line}: {first.reason}; download the file again")
-            yield batch.columns
