@@ -14,6 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from child_processes import fork
+
 from trainer import checkpoints, prediction, progress, task
 
 # What is interrupted: owner, name, and whether the n-th call is made before the kill.
@@ -46,19 +48,15 @@ def kill_at(what: str, n: int) -> None:
 
 def both_stages(data: str, model: Path, settings: list[str], moment: tuple[str, str, int] | None = None) -> int:
     """Runs both stages in a fork. Returns its exit code, or minus the signal that ended it."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    log = os.open(model.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    for stage in STAGES:
-        if moment and moment[0] == stage:
-            kill_at(*moment[1:])
-        code = task.main([f"--stage={stage}", "--data_dir", data, "--model_dir", str(model), *settings])
-        if code:
-            os._exit(code)
-    os._exit(0)
+    def run() -> int:
+        for stage in STAGES:
+            if moment and moment[0] == stage:
+                kill_at(*moment[1:])
+            if code := task.main([f"--stage={stage}", "--data_dir", data, "--model_dir", str(model), *settings]):
+                return code
+        return 0
+
+    return os.waitstatus_to_exitcode(os.waitpid(fork(run, model.with_suffix(".log")), 0)[1])
 
 
 def main(data: str, folder: Path, settings: list[str], moments: list[tuple[str, str, int]]) -> None:

@@ -10,11 +10,12 @@ import signal
 import socket
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from child_processes import fork
 
 from trainer import task
 from trainer.distribute import connect, replica_seed
@@ -42,24 +43,13 @@ class Process:
                  main: Callable[[list[str]], int] = task.main):
         self.code: int | None = None
         self.log = FOLDER / f"{name}.{role}{index}.log"
-        self.pid = os.fork()
-        if self.pid:
-            return
-        code = 1
-        try:
+
+        def run() -> int:
             if cluster:
                 os.environ["TF_CONFIG"] = json.dumps({"cluster": cluster, "task": {"type": role, "index": index}})
-            log = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            code = main(arguments)
-        except SystemExit as stop:
-            code = stop.code
-        except Exception:  # noqa: BLE001
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush()
-            os._exit(code)
+            return main(arguments)
+
+        self.pid = fork(run, self.log)
 
     def ended(self) -> bool:
         if self.code is None:

@@ -1,18 +1,15 @@
 """Training on several devices and machines, with local processes in their place."""
 
-import contextlib
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from child_processes import run_script
 from data_folders import write_data_folder
 
 from preprocessing.errors import UserError
@@ -135,15 +132,7 @@ def data(tmp_path_factory):
 def clusters(tmp_path_factory, data):
     """The folder of `local_clusters` after all its scenarios."""
     folder = tmp_path_factory.mktemp("clusters")
-    script = subprocess.Popen([sys.executable, str(Path(__file__).with_name("local_clusters.py")), str(data), str(folder)],
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
-    try:
-        output, _ = script.communicate(timeout=900)
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(script.pid, signal.SIGKILL)
-    logs = "\n".join(f"{path.name}:\n{path.read_text()}" for path in sorted(folder.glob("*.log")))
-    assert script.returncode == 0, f"{output}\n{logs}"
+    run_script("local_clusters.py", folder, str(data), str(folder))
     return folder
 
 

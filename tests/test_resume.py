@@ -8,13 +8,13 @@ import random
 import shutil
 import signal
 import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from child_processes import run_script
 from data_folders import write_data_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -51,12 +51,8 @@ def data(tmp_path_factory):
 def runs(tmp_path_factory, data):
     """Model folders `whole` and `killed` (see killed_runs.py), and what was printed in the latter."""
     folder = tmp_path_factory.mktemp("runs")
-    command = [sys.executable, str(Path(__file__).with_name("killed_runs.py")), str(data), str(folder), json.dumps(SETTINGS),
-               json.dumps(draw_moments(seed=20261122))]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    log = (folder / "killed.log").read_text() if (folder / "killed.log").exists() else ""
-    assert done.returncode == 0, done.stderr + log
-    return folder / "whole", folder / "killed", log
+    run_script("killed_runs.py", folder, str(data), str(folder), json.dumps(SETTINGS), json.dumps(draw_moments(seed=20261122)))
+    return folder / "whole", folder / "killed", (folder / "killed.log").read_text()
 
 
 @pytest.fixture
