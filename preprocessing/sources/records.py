@@ -16,6 +16,9 @@ import pyarrow as pa
 NOT_UTF8 = "not valid UTF-8"
 STRAY_QUOTE = "text follows a quoted value of several lines: a stray quote? (`quoted: false` in the schema: quotes are mere text)"
 _NOT_BLANK = re.compile(rb"[^\r\n]")
+# Over one letter a quote: it (B)egins a field, stands behind another (as in a (D)oubled one), or in (T)ext. Some values: each
+# an opening quote, doubled quotes, and the closing one or the end.
+_QUOTED_VALUES = re.compile(rb"(?:B(?:.D)*(?:.(?!D)|\Z)){1,100}")
 _LINE_FEED, _CARRIAGE_RETURN, _QUOTE = b"\n\r\""
 
 
@@ -118,31 +121,14 @@ class Text:
         if self.separator is None:
             return np.zeros(0, np.int64)
         quotes = np.flatnonzero(self._cells == _QUOTE)
-        opening, closing = quotes[::2], quotes[1::2]
-        doubled = np.append(False, opening[1:] == closing[:len(opening) - 1] + 1)[:len(opening)]
-        if (self._starts_field(opening) | doubled).all():
+        before = self._cells[quotes - 1]
+        begins = (before == ord(self.separator)) | (before == _LINE_FEED) | (before == _CARRIAGE_RETURN) | (quotes == 0)
+        doubled = np.diff(quotes, prepend=-1) == 1
+        if (begins | doubled)[::2].all():
             return quotes
-        return self._structural(quotes)
-
-    def _starts_field(self, places: np.ndarray) -> np.ndarray:
-        before = self._cells[places - 1]
-        starts = (before == ord(self.separator)) | (before == _LINE_FEED) | (before == _CARRIAGE_RETURN)
-        return starts | (places == 0)
-
-    def _structural(self, quotes: np.ndarray) -> np.ndarray:
-        """Where some quotes are plain text: one after another, since each one's meaning hangs on those before it."""
-        at_start = self._starts_field(quotes).tolist()
-        places = quotes.tolist()
-        found, number = [], 0
-        while number < len(places):
-            if at_start[number]:
-                found.append(places[number])
-                number += 1
-                while number + 1 < len(places) and places[number + 1] == places[number] + 1:
-                    number += 2
-                found += places[number:number + 1]
-            number += 1
-        return np.array(found, np.int64)
+        # Some are mere text, and what a quote means hangs on those before it.
+        kinds = np.select([begins, doubled], [ord("B"), ord("D")], ord("T")).astype(np.uint8).tobytes()
+        return np.concatenate([quotes[match.start():match.end()] for match in _QUOTED_VALUES.finditer(kinds)] or [quotes[:0]])
 
 
 def count_lines(data: bytes) -> int:
