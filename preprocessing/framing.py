@@ -5,12 +5,15 @@ Source: tensorflow/core/lib/io/record_writer.h.
 
 import struct
 from functools import lru_cache
+from typing import TypeVar
 from typing import NamedTuple
 
 import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+Integers = TypeVar("Integers", int, np.ndarray)
 
 _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
@@ -19,10 +22,10 @@ _HEADER_BYTES = _LENGTH.size + _CHECKSUM.size
 
 def masked_crc(data: bytes) -> int:
     """The CRC-32C of `data`, rotated and shifted, so that a record may hold records with their checksums."""
-    return int(_masked(np.array([google_crc32c.value(data)]))[0])
+    return _masked(google_crc32c.value(data))
 
 
-def _masked(crcs: np.ndarray) -> np.ndarray:
+def _masked(crcs: Integers) -> Integers:
     return ((crcs >> 15 | crcs << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 

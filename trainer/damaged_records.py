@@ -16,11 +16,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-import google_crc32c
 import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
+from preprocessing.framing import masked_crc
 
 READ_BUFFER_BYTES = 4 << 20
 WORST_FILES_SHOWN = 5
@@ -204,7 +204,7 @@ def _walk(content: mmap.mmap | bytes) -> Iterator[_Record]:
             return
         else:
             data = content[offset + _HEADER.size:end - _CHECKSUM.size]
-            sound = _CHECKSUM.unpack(content[end - _CHECKSUM.size:end])[0] == _masked_crc(data)
+            sound = _CHECKSUM.unpack(content[end - _CHECKSUM.size:end])[0] == masked_crc(data)
             yield _Record(offset, end, data) if sound else _Record(offset, end, None, "its checksum does not match")
         offset = end
 
@@ -214,7 +214,7 @@ def _length_at(content: mmap.mmap | bytes, offset: int) -> int | None:
     if len(header) < _HEADER.size:
         return None
     length, checksum = _HEADER.unpack(header)
-    return length if checksum == _masked_crc(header[:8]) else None
+    return length if checksum == masked_crc(header[:8]) else None
 
 
 def _next_length(content: mmap.mmap | bytes, start: int) -> int:
@@ -226,11 +226,6 @@ def _next_length(content: mmap.mmap | bytes, start: int) -> int:
             if _length_at(content, block + int(found)) is not None:
                 return block + int(found)
     return len(content)
-
-
-def _masked_crc(data: bytes) -> int:
-    crc = google_crc32c.value(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 @contextmanager
