@@ -5,8 +5,7 @@ Source: tensorflow/core/lib/io/record_writer.h.
 
 import struct
 from functools import lru_cache
-from typing import TypeVar
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import google_crc32c
 import numpy as np
