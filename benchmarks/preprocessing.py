@@ -30,7 +30,7 @@ neighbours in time. tft, which takes long, prepares --tft_rows beside ours, and 
 tells what a larger log would take. Last, ours prepares --growth times the rows, to see what its memory grows by.
 
 What was measured is kept in --output as it comes; an interrupted call goes on with --continue. At the defaults: 15 minutes,
-3 GB of disk and of memory; most of either is the log of ten million rows (--growth 0 leaves it out).
+3 GB of memory (pandas) and 6 GB of disk, most of it for the log of ten million rows (--growth 0 leaves it out).
 
 examples:
   python -m benchmarks.preprocessing
@@ -40,7 +40,7 @@ examples:
 
 @dataclass(frozen=True)
 class Run:
-    """An arm, on how many rows, for which time."""
+    """An arm that prepares a log of so many rows, in round `number`."""
 
     part: str
     arm: str

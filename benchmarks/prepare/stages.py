@@ -109,7 +109,7 @@ def measure_stages(log: Path, data_dir: Path) -> Clock:
                 writer.add(count_features(some.features, schema))
             writer.flush()
 
-    clock.stage("analysing", "count, add up, write the counts", count)
+    clock.stage("analysing", "count, write the counts", count)
     transformer = Transformer(data_dir, schema)
     transformer(rows[0].features)
     encoded = clock.stage("writing", "transform", lambda: [transformer(some.features) for some in rows])
