@@ -10,8 +10,9 @@ A row of a field that owns rows (`Schema.owners`) is carried from the earlier ro
 
 A value that the earlier model did not know starts from the mask embedding of its field or from the field's unknown row
 (`new_rows` of the stage). Where several fields share the rows, the mask embedding is that of the first that has a token;
-rows that only lists use start from the unknown row, as lists have no token. Every other variable is taken over by name and must have its shape. Optimizer moments stay
-behind: those of the best checkpoint belong to the small steps at the end of its schedule, and a new schedule begins here.
+rows that only lists use start from the unknown row, as lists have no token. Every other variable is taken over by name
+and must have its shape. Optimizer moments stay behind: those of the best checkpoint belong to the small steps at the end
+of its schedule, and a new schedule begins here.
 """
 
 from dataclasses import dataclass
@@ -284,8 +285,9 @@ def _carry_table(model: DGenCTR, moves: list[_Move], table: np.ndarray, masks: n
 
 
 def _report(earlier: EarlierModel, before: Schema, now: Schema, moves: list[_Move]) -> None:
-    lines = [(", ".join(field.name for field in _users(now, move.now)), f"{move.before.rows:,}", f"{move.now.rows:,}", f"{move.now.rows - move.rows.new:,}",
-              f"{move.rows.new:,}", f"{move.rows.left:,}") for move in moves]
+    counts = [(move.before.rows, move.now.rows, move.now.rows - move.rows.new, move.rows.new, move.rows.left) for move in moves]
+    users = [", ".join(field.name for field in _users(now, move.now)) for move in moves]
+    lines = [(name, *(f"{count:,}" for count in row)) for name, row in zip(users, counts, strict=True)]
     print_table(f"carried over from {earlier.best}", lines, ("fields", "rows before", "rows now", "carried", "new", "gone"))
     for move in moves:
         if move.rows.left:

@@ -104,7 +104,8 @@ def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], s
 def _summary(metrics: dict) -> str:
     rate = metrics["click_rate"]
     weighted = f", with their weights {rate:.2%}" if metrics["weighted_by"] else ""
-    opening = f"Of {metrics['rows']:,} rows, {metrics['positives']:,} ({metrics['positives'] / metrics['rows']:.2%}{weighted}) were clicked."
+    clicked = f"{metrics['positives']:,} ({metrics['positives'] / metrics['rows']:.2%}{weighted})"
+    opening = f"Of {metrics['rows']:,} rows, {clicked} were clicked."
     if metrics["auc"] is None:
         return f"{opening} The split holds only one class, so ranking cannot be judged."
     bias = metrics["calibration_bias"]

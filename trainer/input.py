@@ -26,6 +26,7 @@ from preprocessing.schema import (
     MANIFEST_FILE,
     SPLITS,
     TALLY_FILE,
+    IdField,
     Schema,
     load_data_folder_schema,
     train_checksum,
@@ -108,7 +109,7 @@ class DataFolder:
     @property
     def unread_fields(self) -> tuple[str, ...]:
         """Names of the fields that no model reads yet: those with several values or a vector a row."""
-        return tuple(field.name for field in self.schema.fields if field not in self.schema.id_fields)
+        return tuple(field.name for field in self.schema.fields if not isinstance(field, IdField))
 
     @cached_property
     def checksum(self) -> str:
@@ -282,9 +283,9 @@ class TrainingSplit(_Split):
         super().__init__(folder, "train", window_rows, corrupt_records, labelled_only)
         if len(self._files) < workers:
             raise UserError(f"data folder {folder.path}: the training split has {len(self._files)} files "
-                            f"{'with labels ' * self._leaves_out}for {workers} workers, and each worker reads files of its own. Preprocessing writes one file for each input file: cut the "
-                            f"log into at least {workers} files and run `python -m preprocessing.task` again, or start fewer "
-                            "workers")
+                            f"{'with labels ' * self._leaves_out}for {workers} workers, and each worker reads files of its own. "
+                            "Preprocessing writes one file for each input file, or more where that is large: cut the log into at "
+                            f"least {workers} files and run `python -m preprocessing.task` again, or start fewer workers")
         shares = _deal(self._files, workers, self._rows_of)
         smallest = min(sum(map(self._rows_of, share)) for share in shares)
         self._files = shares[worker]
