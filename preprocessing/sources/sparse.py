@@ -56,11 +56,12 @@ def read(piece: Descriptor, layout: Layout) -> Iterator[Batch]:
 
 
 def _batch(block: Block, lines: "_Lines", wanted: Sequence[str]) -> Batch:
-    columns, reasons = lines.columns(wanted)
-    good = np.array([reason is None for reason in reasons], bool)
-    bad = {int(number): reasons[row] for row, number in enumerate(lines.number) if reasons[row]} | lines.unreadable
+    columns, malformed = lines.columns(wanted)
+    good = np.ones(len(lines), bool)
+    good[list(malformed)] = False
+    reasons = {int(lines.number[row]): reason for row, reason in malformed.items()} | lines.unreadable
     rejections = [Rejection(line, reason, text)
-                  for (line, text), reason in zip(block.located(bad), bad.values(), strict=True)]
+                  for (line, text), reason in zip(block.located(reasons), reasons.values(), strict=True)]
     return Batch(columns.filter(pa.array(good)), sorted(rejections), block.bytes_read,
                  lambda rows: block.located(lines.number[good][rows]))
 
@@ -102,10 +103,10 @@ class _Lines:
     def __len__(self) -> int:
         return len(self.number)
 
-    def columns(self, wanted: Sequence[str]) -> tuple[pa.RecordBatch, list[str | None]]:
-        """The wanted columns of all lines, and why each line is malformed (None: it is not)."""
-        reasons = [None if good else f"not of the form label {_ENTRIES[self._form]} {_ENTRIES[self._form]} ..."
-                   for good in self.well_formed]
+    def columns(self, wanted: Sequence[str]) -> tuple[pa.RecordBatch, dict[int, str]]:
+        """The wanted columns of all lines, and why some lines are malformed."""
+        entry = _ENTRIES[self._form]
+        reasons = dict.fromkeys(np.flatnonzero(~self.well_formed).tolist(), f"not of the form label {entry} {entry} ...")
         keys = pa.array([name for name in wanted if name not in (LABEL, INDICES)], pa.string())
         codes = pc.fill_null(pc.index_in(self.keys, value_set=keys), len(keys)).to_numpy()
         entries = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes, minlength=len(keys))))
@@ -117,8 +118,7 @@ class _Lines:
                 source = self.values if self._form == "libsvm" else self.indices
                 columns[name] = _text_column(source, self.row, found, len(self))
                 rows = self.row[found]
-                for row in rows[1:][rows[1:] == rows[:-1]]:
-                    reasons[row] = f"index {name} more than once"
+                reasons |= dict.fromkeys(rows[1:][rows[1:] == rows[:-1]].tolist(), f"index {name} more than once")
         return pa.RecordBatch.from_pydict({name: columns[name] for name in wanted}), reasons
 
 
