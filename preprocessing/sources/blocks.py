@@ -47,6 +47,11 @@ class Block:
         line = self.first_line + count_lines(data[:place])
         return replace(self, text=Text(data[place:], self.text.separator), first_line=line)
 
+    def left_out(self, reason: str) -> "Block":
+        """The block without its text, which is rejected."""
+        text = shown_bytes(self.text.data.rstrip(b"\r\n"))
+        return replace(self, text=Text(b"", self.text.separator), rejections=rejected_lines(self.first_line, reason, text))
+
     def located(self, numbers: Collection[int]) -> list[tuple[int, str]]:
         """The first line and the text of records, by their numbers in the block."""
         if not len(numbers):
@@ -85,9 +90,8 @@ def read_blocks(piece: Descriptor, separator: str | None, block_bytes: int | Non
                 rest = rest[len(data):]
                 end += len(data)
                 first_line, line = line, line + count_lines(data)
-                rejections = rejected_lines(first_line, "opening quote is never closed", shown_bytes(data.rstrip(b"\r\n"))) if unclosed else ()
-                text = Text(b"" if unclosed else data, separator)
-                yield Block(text, first_line, line, end, raw.tell() - piece.start, rejections)
+                block = Block(Text(data, separator), first_line, line, end, raw.tell() - piece.start)
+                yield block.left_out("opening quote is never closed") if unclosed else block
 
 
 def _next(stream: BinaryIO, place: int, piece: Descriptor, size: int) -> bytes:

@@ -11,7 +11,9 @@ from preprocessing.errors import UserError
 from preprocessing.schema import SPLITS, FilesSplit, Schema
 from preprocessing.sources.layout import Batch, Descriptor, Layout
 
-_READERS = {"csv": "text", "parquet": "parquet", "tfrecord": "tfrecord", "libsvm": "sparse", "libfm": "sparse", "libffm": "sparse"}
+_READERS = {
+    "csv": "text", "parquet": "parquet", "tfrecord": "tfrecord", "libsvm": "sparse", "libfm": "sparse", "libffm": "sparse",
+}
 
 
 def find_files(patterns: list[str], schema: Schema, labelled: bool = True) -> list[Descriptor]:

@@ -99,8 +99,8 @@ def _check_types(path: str, schema: pa.Schema, layout: Layout) -> None:
     for field in schema:
         if field.name in (layout.columns or ()) and not _is_readable(field.type):
             raise UserError(
-                f"file {path}: column {field.name!r} has the nested type {field.type}, expected texts, numbers, times or lists of "
-                "these: write its parts as columns of their own, or leave the column out of the schema"
+                f"file {path}: column {field.name!r} has the nested type {field.type}, expected texts, numbers, times or lists "
+                "of these: write its parts as columns of their own, or leave the column out of the schema"
             )
 
 

@@ -81,7 +81,8 @@ def _values(record: bytes, path: str, layout: Layout) -> list[str]:
         ) from error
     names = [f"f{number}" for number in range(record.count(layout.separator.encode()) + 1)]  # as Arrow names them, or more
     options = arrow_csv.ReadOptions(use_threads=False, block_size=len(record) + 1, autogenerate_column_names=True)
-    table = arrow_csv.read_csv(pa.BufferReader(record), options, _parsing(record, layout), arrow_csv.ConvertOptions(**_as_text(names)))
+    converting = arrow_csv.ConvertOptions(**_as_text(names))
+    table = arrow_csv.read_csv(pa.BufferReader(record), options, _parsing(record, layout), converting)
     return [column[0].as_py() for column in table.columns]
 
 

@@ -94,7 +94,8 @@ def _blocks(path: str) -> Iterator[_Block]:
             if damaged or final and rest:
                 raise _broken(path, first, damaged)
             if records:
-                rejections = [Rejection(int(numbers[place]), "damaged: does not agree with its checksum", shown_bytes(records[place]))
+                reason = "damaged: does not agree with its checksum"
+                rejections = [Rejection(int(numbers[place]), reason, shown_bytes(records[place]))
                               for place in np.flatnonzero(~sound)]
                 yield _Block([records[place] for place in np.flatnonzero(sound)], numbers[sound], rejections, raw.tell())
 
@@ -116,13 +117,13 @@ def _broken(path: str, number: int, damaged: bool) -> UserError:
     if number == 1:
         return UserError(
             f"file {path} is not a TFRecord file, or its first record is truncated or damaged: expected records of "
-            "tf.train.Example; give the file a name that says what it is (or say it of all files: `format` in the schema), or copy "
-            "it again"
+            "tf.train.Example; give the file a name that says what it is (or say it of all files: `format` in the schema), "
+            "or copy it again"
         )
     problem = "has a damaged length" if damaged else "is not complete"
     return UserError(
-        f"file {path}: record {number:,} {problem}, so nobody knows how many rows are lost from there on: the file is truncated or "
-        "damaged; copy it again"
+        f"file {path}: record {number:,} {problem}, so nobody knows how many rows are lost from there on: the file is "
+        "truncated or damaged; copy it again"
     )
 
 
