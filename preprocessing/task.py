@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         "--dataset", choices=RECIPES, help=f"a public data set instead of a schema. {recipes}")
     parser.add_argument(
         "--input", nargs="+", required=True, metavar="GLOB",
-        help="CSV or TSV files, plain or gzipped; with --dataset, or where the schema splits by files: their folder")
+        help="files of text (CSV, TSV, libsvm, libfm, libffm), plain or gzipped, Parquet or TFRecord; with --dataset, or where the "
+             "schema splits by files: their folder")
     parser.add_argument(
         "--output", type=Path, metavar="DIR",
         help="the data folder to write; it appears only when it is finished")

@@ -6,10 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
+
+from preprocessing.schema import load_schema
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -19,14 +23,15 @@ def block(marker: str) -> str:
     return re.search(rf"<!-- {marker} -->\n```\w+\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
 
 
-def write_clicks(path: Path, rows: int = 1500) -> None:
-    rng = np.random.default_rng(0)
+def write_clicks(path: Path, seed: int, first: int = 0, rows: int = 1500, items: int = 30) -> None:
+    rng = np.random.default_rng(seed)
+    path.parent.mkdir(exist_ok=True)
     frame = pd.DataFrame({
         "user": [f"u{number}" for number in rng.integers(0, 150, rows)],
-        "item": [f"i{number}" for number in rng.integers(0, 30, rows)],
+        "item": [f"i{number}" for number in rng.integers(0, items, rows)],
         "hour": rng.integers(0, 24, rows),
         "price": np.where(rng.random(rows) < 0.05, "", rng.lognormal(size=rows).round(2).astype(str)),
-        "time": np.arange(rows),
+        "time": np.arange(first, first + rows),
     })
     frame["click"] = (rng.random(rows) < np.where(frame["hour"] < 12, 0.1, 0.5)).astype(int)
     frame.to_csv(path, index=False)
@@ -38,19 +43,46 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def test_a_users_own_log(tmp_path):
-    write_clicks(tmp_path / "clicks.csv")
-    (tmp_path / "schema.yaml").write_text(block("own-csv-schema"))
-    commands = block("own-csv-commands").replace("source .venv/bin/activate\n", "").replace("8500", str(free_port()))
+def run(commands: str, folder: Path) -> None:
+    """Runs commands in a shell that stops at the first failure; nothing that they have started stays."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with open(tmp_path / "log.txt", "w") as log:
-        shell = subprocess.Popen(["bash", "-e", "-c", commands], cwd=tmp_path, env=environment, stdout=log, stderr=log,
+    log = folder / "log.txt"
+    with open(log, "w") as stream:
+        shell = subprocess.Popen(["bash", "-e", "-c", commands], cwd=folder, env=environment, stdout=stream, stderr=stream,
                                  start_new_session=True)
     try:
-        assert shell.wait(timeout=400) == 0, (tmp_path / "log.txt").read_text()
-        scores = pd.read_csv(tmp_path / "scores.csv")
-        assert len(scores) == 1500
-        assert scores["probability"].between(0, 1).all() and scores["probability"].nunique() > 10
-        assert "ranks the clicked one higher" in (tmp_path / "model" / "report" / "REPORT.md").read_text()
+        assert shell.wait(timeout=400) == 0, log.read_text()
     finally:
-        os.killpg(shell.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGTERM)
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder in which the commands for a user's own log have run."""
+    folder = tmp_path_factory.mktemp("shop")
+    write_clicks(folder / "clicks.csv", seed=0)
+    (folder / "schema.yaml").write_text(block("own-csv-schema"))
+    run(block("own-csv-commands").replace("source .venv/bin/activate\n", "").replace("8500", str(free_port())), folder)
+    return folder
+
+
+def test_a_users_own_log(shop):
+    scores = pd.read_csv(shop / "scores.csv")
+    assert len(scores) == 1500
+    assert scores["probability"].between(0, 1).all() and scores["probability"].nunique() > 10
+    assert "ranks the clicked one higher" in (shop / "model" / "report" / "REPORT.md").read_text()
+
+
+def test_the_night_after(shop):
+    write_clicks(shop / "today" / "clicks.csv", seed=1, first=1500, items=32)  # i30 and i31 are new
+    run(block("nightly-commands"), shop)
+    assert "**Within the limits.**" in (shop / "drift-today" / "DRIFT.md").read_text()
+    before, now = ((shop / data / "vocabularies" / "item.txt").read_text().split() for data in ("data", "data-today"))
+    assert now[:len(before)] == before and set(now[len(before):]) == {"i30", "i31"}
+    assert list((shop / "model-today" / "finetune" / "checkpoints").iterdir())
+
+
+def test_a_first_schema(shop):
+    run("python -m preprocessing.task --input clicks.csv --infer_schema first.yaml", shop)
+    assert [field.name for field in load_schema(shop / "first.yaml").fields] == ["user", "item", "hour", "price"]
