@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -128,9 +129,12 @@ def test_growing_again_by_the_same_log_changes_nothing(work, grown, night):
 
 
 def test_a_grown_side_table_keeps_rows_and_takes_newer_vectors(work, first, night, schema_file):
-    write_images(work, {"n3": [9, 3], "i3": [3, 2]})
-    output = work / "images"
-    assert preprocess("--input", night, "--transform_from", first, "--schema", schema_file, "--grow_vocabulary", "--output", output) == 0
+    newer, output = work / "newer", work / "images"  # beside the table that `first` was made from
+    newer.mkdir()
+    shutil.copy(schema_file, newer)
+    write_images(newer, {"n3": [9, 3], "i3": [3, 2]})
+    arguments = ("--input", night, "--transform_from", first, "--schema", newer / schema_file.name, "--grow_vocabulary")
+    assert preprocess(*arguments, "--output", output) == 0
     assert (output / "vectors" / "image.txt").read_text().split() == ["i0", "i3", "n3"]
     assert np.load(output / "vectors" / "image.npy").tolist() == [[0, 0], [0, 1], [3, 2], [9, 3]]
 
