@@ -90,10 +90,11 @@ def _write_numbers(path: Path, counts: Mapping[str, NumberCounts]) -> None:
 
 
 def read_numbers(paths: Sequence[Path], owner: str) -> NumberCounts:
-    """The counts of an owner, added up over all files."""
-    parts = []
-    for path in paths:
-        with np.load(path, allow_pickle=False) as arrays:
-            cells, counts, scalars = (arrays[f"{owner} {what}"] for what in ("cells", "counts", "scalars"))
-            parts.append(NumberCounts(cells, counts, *(int(one) for one in scalars)))
-    return NumberCounts.merge(parts)
+    """The counts of an owner, added up file by file."""
+    return NumberCounts.merge(_numbers_in(path, owner) for path in paths)
+
+
+def _numbers_in(path: Path, owner: str) -> NumberCounts:
+    with np.load(path, allow_pickle=False) as arrays:
+        cells, counts, scalars = (arrays[f"{owner} {what}"] for what in ("cells", "counts", "scalars"))
+        return NumberCounts(cells, counts, *(int(one) for one in scalars))

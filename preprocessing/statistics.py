@@ -79,7 +79,7 @@ class NumberCounts:
         return cls(cells[order], counts[order], 0, *(int(mask.sum()) for mask in extremes))._fitted()
 
     @classmethod
-    def merge(cls, parts: list["NumberCounts"]) -> "NumberCounts":
+    def merge(cls, parts: Iterable["NumberCounts"]) -> "NumberCounts":
         return reduce(cls._add, parts)
 
     def _add(self, other: "NumberCounts") -> "NumberCounts":
