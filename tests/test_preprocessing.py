@@ -195,6 +195,31 @@ def test_the_order_of_files_and_rows_changes_no_id(work, data_dir):
                                           theirs[name][theirs["timestamp"][:, 0].argsort()])
 
 
+def test_hostile_columns(tmp_path):
+    """Columns named like features of a record, columns without any value, numbers beyond float32."""
+    numbers = ["inf", "-inf", "1e308", "-1e308", "1.5", "2.5"]
+    lines = [f"{row},{row % 2},a{row % 3},b,,,{numbers[row % 6]}" for row in range(60)]
+    (tmp_path / "log.csv").write_text("\n".join(["time,click,label,class,empty,void,huge", *lines, ""]))
+    fields = [
+        {"name": "about", "column": "label", "kind": "categorical"},
+        {"name": "kind_of", "column": "class", "kind": "categorical"},
+        {"name": "empty", "kind": "categorical"},
+        {"name": "void", "kind": "numeric"},
+        {"name": "huge", "kind": "numeric", "buckets": 4},
+    ]
+    schema = write_schema(tmp_path / "schema.yaml", fields=fields, group=None)
+    assert preprocess("--input", tmp_path / "log.csv", "--schema", schema, "--output", tmp_path / "data") == 0
+    resolved = load_data_folder_schema(tmp_path / "data")
+    assert [field.rows for field in resolved.fields[:4]] == [5, 3, 2, 3]  # the row of an empty number has one bucket
+    records = read_records(tmp_path / "data", "train")
+    assert sorted(np.unique(records["ids"][:, 0])) == [2, 3, 4] and set(records["ids"][:, 1]) == {2}
+    assert not records["ids"][:, 2:4].any() and not records["values"][:, 0].any()
+    huge = dict(zip((numbers[row % 6] for row in records["timestamp"][:, 0] // 1_000_000),
+                    zip(records["ids"][:, 4], records["values"][:, 1], strict=True), strict=True))
+    assert huge["-inf"] == huge["-1e308"] == (2, -5) and huge["inf"] == huge["1e308"] == (resolved.fields[4].rows - 1, 5)
+    assert 2 <= huge["1.5"][0] <= huge["2.5"][0]
+
+
 # ---- Recipes ----
 
 
