@@ -3,6 +3,7 @@
 import pytest
 
 from preprocessing.errors import UserError
+from trainer import task
 from trainer.config import load_config
 
 
@@ -13,6 +14,11 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert (config.seed, config.finetune.epochs, config.finetune.patience) == (5, 7, 4)
     assert config.model.dcn.hidden_units == (8, 4)
     assert config.pretrain.batch_size == 4096
+
+
+def test_overrides_stand_behind_one_flag_or_several():
+    arguments = task.build_parser().parse_args(["--stage=all", "--set", "seed=1", "finetune.epochs=2", "--set", "model.backbone=hstu"])
+    assert arguments.assignments == ["seed=1", "finetune.epochs=2", "model.backbone=hstu"]
 
 
 def test_resolved_configuration_reads_back_equal(tmp_path):

@@ -60,8 +60,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data_dir", help="data folder written by `python -m preprocessing.task`")
     parser.add_argument("--model_dir", help="model folder: checkpoints, history, TensorBoard events, report")
     parser.add_argument("--config", help="YAML file of settings; what it leaves out keeps its default")
-    parser.add_argument("--set", action="append", default=[], dest="assignments", metavar="A.B=C",
-                        help="override one setting; may be repeated")
+    parser.add_argument("--set", action="extend", nargs="+", default=[], dest="assignments", metavar="A.B=C",
+                        help="override settings; may be repeated")
     parser.add_argument("--from_scratch", action="store_true", help="fine-tune from random parameters, without pre-training")
     parser.add_argument("--init_from", metavar="MODEL",
                         help="start from the model of an earlier model folder, on data whose vocabularies have grown or moved: rows "
