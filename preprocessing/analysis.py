@@ -13,6 +13,7 @@ from rich.console import Console
 
 from preprocessing import transform
 from preprocessing.count_files import CountWriter, read_numbers, read_texts
+from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
 from preprocessing.findings import Findings, check_labelled, check_rejected, check_rows, read_findings
 from preprocessing.job import Job
@@ -100,10 +101,15 @@ def analyse(job: Job, folder: Path, work: Path, options: PipelineOptions, consol
 def grow(job: Job, folder: Path, work: Path, options: PipelineOptions, console: Console) -> dict[str, dict]:
     """Appends the training rows' frequent new values to the vocabularies that `adopt` has copied; the rest stays.
 
-    Returns and raises as `analyse` does, but rows without label, and no training rows at all, are fine.
+    Returns and raises as `analyse` does, but rows without label are fine.
     """
     found, learnt = _count(job, job.schema.vocabulary_fields, folder, work, options, console)
     check_rejected(found, job.max_rejected_share)
+    if not any(one.rows[TRAIN] for one in found):
+        raise UserError(
+            f"--grow_vocabulary: no row of the log is in the training split (`split: {job.schema.split.model_dump(mode='json')}`), so "
+            "there is nothing to learn new values from: give --split, such as '{by: hash, key: [user, time]}'"
+        )
     return {name: content["statistics"] for name, content in learnt.items()}
 
 

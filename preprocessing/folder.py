@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from preprocessing.errors import UserError
-from preprocessing.files import flush, umask
+from preprocessing.files import flush, sha256, umask
 from preprocessing.schema import MANIFEST_FILE
 
+_NOT_IDS = ("samples", "rejected")
 
 @contextmanager
 def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
@@ -40,6 +41,24 @@ def is_finished(output: Path, made_from: str) -> bool:
     """Whether `output` is a finished data folder, made by an equal job (`Job.fingerprint`)."""
     manifest = output / MANIFEST_FILE
     return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("made_from") == made_from
+
+
+def require_unchanged(data_dir: Path) -> None:
+    """Checks that what decides ids in a finished data folder is as it was written, by the manifest's checksums.
+
+    Raises:
+      UserError: a file is absent or another.
+    """
+    checksums = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8")).get("checksums", {})
+    for name, checksum in checksums.items():
+        if name.split("/")[0] in _NOT_IDS:
+            continue
+        path = data_dir / name
+        if not path.is_file():
+            raise UserError(f"data folder {data_dir}: {name} is in {MANIFEST_FILE} but not on disk: restore it, or write the folder again")
+        if sha256(path) != checksum:
+            raise UserError(f"data folder {data_dir}: {name} is not as it was written (its SHA-256 differs from the manifest's), so "
+                            "its ids cannot be trusted: restore it, or write the folder again")
 
 
 def prepare_output(output: Path, overwrite: bool) -> None:

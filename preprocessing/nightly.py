@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import yaml
+
 from preprocessing.errors import UserError
-from preprocessing.schema import Schema, load_data_folder_schema
+from preprocessing.folder import require_unchanged
+from preprocessing.schema import Schema, load_data_folder_schema, parse_schema
 
 
 def nightly_schema(transform_from: Path, given: Schema | None) -> Schema:
@@ -15,9 +18,10 @@ def nightly_schema(transform_from: Path, given: Schema | None) -> Schema:
         folder's own.
 
     Raises:
-      UserError: the folder is unfinished, or the fields differ.
+      UserError: the folder is unfinished or damaged, or the fields differ.
     """
     earlier = load_data_folder_schema(transform_from)
+    require_unchanged(transform_from)
     if given is None:
         return earlier
     before, now = _definitions(earlier), _definitions(given)
@@ -32,6 +36,15 @@ def nightly_schema(transform_from: Path, given: Schema | None) -> Schema:
             "fields only: leave --schema out to use the folder's schema, or learn anew from the log, without the folder"
         )
     return given
+
+
+def with_split(schema: Schema, split: str) -> Schema:
+    """The schema with another `split`, given as YAML."""
+    try:
+        content = yaml.safe_load(split)
+    except yaml.YAMLError as error:
+        raise UserError(f"--split {split!r} is not YAML: {' '.join(str(error).split())}") from error
+    return parse_schema(schema.model_dump(mode="json", exclude_none=True) | {"split": content}, "with --split")
 
 
 def _definitions(schema: Schema) -> dict[str, object]:

@@ -15,6 +15,8 @@ def print_summary(console: Console, statistics: dict, rejected: int, output: Pat
         for note in _notes(field):
             console.print(f"{name}: {note}")
     console.print(_splits(statistics["splits"]))
+    for warning in _warnings(statistics["splits"]):
+        console.print(f"note: {warning}")
     if rejected:
         console.print(f"{rejected:,} malformed rows: see {output / 'rejected'}")
     console.print(f"data folder: {output}")
@@ -43,6 +45,19 @@ def _notes(field: dict) -> list[str]:
         notes.append(f"{field['mean_length']:.1f} values a row, at most {field['longest']:,.0f}; {field['cut_share']:.1%} of the rows lose "
                      "some to max_length")
     return notes
+
+
+def _warnings(splits: dict[str, dict]) -> list[str]:
+    """What training would stumble over."""
+    warnings = []
+    if empty := [name for name, split in splits.items() if not split["rows"]]:
+        warnings.append(f"no rows in {', '.join(empty)}: `split` puts the whole log elsewhere; --split divides it otherwise")
+    for name, split in splits.items():
+        labelled = split["rows"] - split["unlabelled"]
+        if labelled and split["positives"] in (0, labelled):
+            what = "no row" if not split["positives"] else "every row"
+            warnings.append(f"{what} with a label in {name} is a click: check `label.positive` in the schema")
+    return warnings
 
 
 def _splits(splits: dict[str, dict]) -> Table:

@@ -17,7 +17,7 @@ from preprocessing.errors import UserError
 from preprocessing.folder import is_finished, prepare_output
 from preprocessing.infer import command as infer
 from preprocessing.job import Job
-from preprocessing.nightly import nightly_schema
+from preprocessing.nightly import nightly_schema, with_split
 from preprocessing.schema import Schema, load_schema
 from preprocessing.sources import find_files
 
@@ -38,7 +38,8 @@ examples:
   a public data set, from a folder with its publisher's files:
     python -m preprocessing.task --dataset=frappe --input=frappe --output=data
   every night, with the ids of an earlier data folder, new frequent values behind the old ones:
-    python -m preprocessing.task --input 'today/*.csv' --transform_from data --grow_vocabulary --output data-today
+    python -m preprocessing.task --input 'today/*.csv' --transform_from data --grow_vocabulary --output data-today \\
+      --split '{by: hash, key: [user_id, timestamp]}'
   before that, whether the new log still looks like what the data folder was made from; for a scheduler, the exit code
   is 0 within the limits of the schema (`drift`), 3 beyond one of them, 2 if the logs could not be compared:
     python -m preprocessing.task --input 'today/*.csv' --compare data --report drift-today
@@ -82,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
         "--transform_from", type=Path, metavar="DIR",
         help="apply the vocabularies, buckets and side tables of this finished data folder instead of learning them; its schema "
              "too, unless --schema gives one with the same fields (for another split, say)")
+    parser.add_argument(
+        "--split", metavar="YAML",
+        help="with --transform_from: how to split this log, instead of as the schema says, such as '{by: hash, key: [user, time]}'; a "
+             "new day lies behind the limits of an old split by time")
     parser.add_argument(
         "--grow_vocabulary", action="store_true",
         help="with --transform_from: append new values of the training rows (min_count times or more) behind the old ones, "
@@ -156,13 +161,15 @@ def _check(flags: argparse.Namespace) -> None:
         raise UserError("--output DIR is needed: the data folder to write")
     if not (flags.schema or flags.dataset or flags.transform_from):
         raise UserError("one of --schema, --dataset and --transform_from is needed, to say what the columns are")
+    if flags.split and not flags.transform_from:
+        raise UserError("--split needs --transform_from DIR: otherwise the schema says how to split (`split`)")
     if flags.grow_vocabulary and not flags.transform_from:
         raise UserError("--grow_vocabulary needs --transform_from DIR, the data folder whose vocabularies are to grow")
 
 
 def _check_compare(flags: argparse.Namespace) -> None:
     parser = _parser()
-    for flag in ("output", "dataset", "transform_from", "grow_vocabulary", "overwrite", "compression", "max_rejected_share"):
+    for flag in ("output", "dataset", "transform_from", "split", "grow_vocabulary", "overwrite", "compression", "max_rejected_share"):
         if getattr(flags, flag) != parser.get_default(flag):
             raise UserError(f"--{flag} has no meaning beside --compare, which writes no data folder: leave one of them out")
 
@@ -178,7 +185,8 @@ def _log(flags: argparse.Namespace) -> Iterator[Log]:
 
 
 def _applied(flags: argparse.Namespace, given: Schema | None) -> Schema:
-    return nightly_schema(flags.transform_from, given) if flags.transform_from else given
+    schema = nightly_schema(flags.transform_from, given) if flags.transform_from else given
+    return with_split(schema, flags.split) if flags.split else schema
 
 
 def _console() -> Console:

@@ -1,6 +1,9 @@
 """What both phases of the pipeline share: descriptors are dealt out, each is read batch by batch, progress is shown."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import apache_beam as beam
@@ -51,8 +54,20 @@ def run_phase(title: str, descriptors: Sequence[Descriptor], options: PipelineOp
     """Runs `transforms` over the descriptors and shows progress under `title`."""
     total = sum(one.size for one in descriptors)
     progress = ProgressDisplay(title, _progress_folder(work), total, console)
-    with progress, beam.Pipeline(options=options) as pipeline:
+    with _explain_when_full(work), progress, beam.Pipeline(options=options) as pipeline:
         transforms(pipeline | "Files" >> beam.Create(descriptors) | "Spread" >> beam.Reshuffle())
+
+
+@contextmanager
+def _explain_when_full(work: Path) -> Iterator[None]:
+    """Beam wraps what a worker raises into texts of its own."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        if os.strerror(errno.ENOSPC) not in str(error):
+            raise
+        raise UserError(f"the disk of {work} is full: a data folder takes about as much as the log, and is written beside an "
+                        "old one that it replaces; nothing of it is left; free some space, or choose another --output") from error
 
 
 def _progress_folder(work: Path) -> Path:

@@ -162,6 +162,30 @@ def test_another_split_may_be_given(work, first, night):
     assert [manifest(output)["splits"][split]["rows"] for split in SPLITS] == [2, 2, 6]
 
 
+def test_a_day_behind_the_limits_of_the_split(work, first, capsys):
+    """The folder's split by time puts a later day into the test split as a whole."""
+    log = write(work / "late.csv", [row(time, "u7", "n9") for time in range(100, 120)])
+    message = failed(capsys, "--input", log, "--transform_from", first, "--grow_vocabulary", "--output", work / "late")
+    assert "no row of the log is in the training split" in message and "give --split, such as '{by: hash" in message
+    assert preprocess("--input", log, "--transform_from", first, "--output", work / "late") == 0
+    assert "note: no rows in train, valid" in capsys.readouterr().out
+    split = "{by: hash, key: [time], valid: 0.2, test: 0.2}"
+    assert preprocess("--input", log, "--transform_from", first, "--grow_vocabulary", "--split", split, "--output", work / "split") == 0
+    assert all(manifest(work / "split")["splits"][name]["rows"] for name in SPLITS)
+    assert lines(work / "split", "item")[-1] == "n9"
+
+
+def test_a_damaged_folder_is_not_applied(work, first, night, capsys):
+    damaged = work / "damaged"
+    shutil.copytree(first, damaged)
+    (damaged / "vocabularies" / "user.txt").write_text("u9999\n")
+    arguments = ("--input", night, "--transform_from", damaged, "--output", work / "refused")
+    assert "vocabularies/user.txt is not as it was written" in failed(capsys, *arguments)
+    (damaged / "vocabularies" / "user.txt").unlink()
+    assert "vocabularies/user.txt is in manifest.json but not on disk" in failed(capsys, *arguments)
+    assert "vocabularies/user.txt is in manifest.json" in failed(capsys, "--input", night, "--compare", damaged)
+
+
 def test_other_fields_are_refused(work, first, night, capsys):
     fields = [*SCHEMA["fields"][:2], SCHEMA["fields"][2] | {"min_count": 3}, *SCHEMA["fields"][3:]]
     other = write_schema(work / "fields.yaml", **SCHEMA | {"fields": fields})
@@ -176,6 +200,11 @@ def test_flags_that_need_one_another(work, first, night, schema_file, capsys):
     assert "one of --schema, --dataset and --transform_from is needed" in failed(capsys, "--input", night, "--output", work / "no")
     assert "--grow_vocabulary needs --transform_from DIR" in failed(
         capsys, "--input", night, "--schema", schema_file, "--grow_vocabulary", "--output", work / "no")
+    assert "--split needs --transform_from DIR" in failed(
+        capsys, "--input", night, "--schema", schema_file, "--split", "{by: files}", "--output", work / "no")
+    message = failed(capsys, "--input", night, "--transform_from", first, "--split", "{by: coin}", "--output", work / "no")
+    assert "with --split: split" in message and "'coin'" in message
+    assert "is not YAML" in failed(capsys, "--input", night, "--transform_from", first, "--split", "{by", "--output", work / "no")
     assert "has no manifest.json" in failed(capsys, "--input", night, "--transform_from", work, "--output", work / "no")
 
 

@@ -285,8 +285,8 @@ def check_rows(patient: Patient) -> str:
     splits = patient.manifest["splits"]
     for name, split in splits.items():
         if not split["rows"]:
-            raise UserError(f"split {name!r} of {patient.data_dir} has no rows: change `split` in your schema file and run "
-                            f"`{patient.preprocessing}`")
+            raise UserError(f"split {name!r} of {patient.data_dir} has no rows: change `split` in your schema file (beside "
+                            f"--transform_from: give --split) and run `{patient.preprocessing}`")
     for name in ("train", "valid"):
         positives, labelled = splits[name]["positives"], _labelled(splits[name])
         if positives in (0, labelled):

@@ -32,6 +32,9 @@ def refuse_unlabelled(stage: Stage, data: DataFolder) -> None:
 
 def refuse_one_class(data: DataFolder, config: Config) -> None:
     positives, labelled = data.positives("valid"), data.labelled("valid")
+    if not labelled:
+        raise UserError(f"data folder {data.path}: the validation split has no rows with a label, which every epoch is judged by: split the "
+                        "log otherwise (`split` in the schema; --split beside --transform_from) and run `python -m preprocessing.task` again")
     if config.finetune.monitor == "auc" and positives in (0, labelled):
         raise UserError(f"data folder {data.path}: the validation split has {positives} clicks in {labelled} rows with a label, "
                         "so its AUC is undefined: validate on more rows, or use --set finetune.monitor=logloss")

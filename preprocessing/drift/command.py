@@ -11,7 +11,7 @@ from rich.console import Console
 
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
-from preprocessing.folder import lock_folder
+from preprocessing.folder import lock_folder, require_unchanged
 from preprocessing.nightly import nightly_schema
 from preprocessing.schema import MANIFEST_FILE, HashSplit, Schema, load_data_folder_schema, load_schema
 from preprocessing.sources import find_files
@@ -57,6 +57,7 @@ def run(data_dir: Path, inputs: list[str], given: Path | None, report_dir: Path 
 def _schema(data_dir: Path, given: Path | None) -> Schema:
     """What to read the new log with. All of its rows are compared: how the folder's rows were split does not matter."""
     folder_schema = load_data_folder_schema(data_dir)
+    require_unchanged(data_dir)
     schema = folder_schema
     if given:
         rows = {field.name: field.rows for field in folder_schema.fields if field.rows is not None}

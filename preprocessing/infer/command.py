@@ -98,11 +98,12 @@ def infer_schema(output: Path, patterns: Sequence[str], console: Console, label:
     head = _head(output, sample)
     split, trial = _settle(head, guess, sample)
     command = _next_command(output, patterns, split)
-    text = render(head, guess, split, trial, _opening(sample, trial, unreadable), command)
+    opening = _opening(sample, trial, unreadable)
+    text = render(head, guess, split, trial, opening, command)
     schema = parse_schema(yaml.safe_load(text), str(output))
     with replaced_file(output) as path:
         path.write_text(text, encoding="utf-8")
-    _report(console, output, guess, command)
+    _report(console, output, guess, command, notes=opening[1:-1])
     return schema
 
 
@@ -205,7 +206,7 @@ def _opening(sample: Sample, trial: Trial, unreadable: list[str]) -> list[str]:
     ]
 
 
-def _report(console: Console, output: Path, guess: Guess, command: str) -> None:
+def _report(console: Console, output: Path, guess: Guess, command: str, notes: list[str]) -> None:
     table = Table()
     for heading in ("column", "guess", "why"):
         table.add_column(heading, overflow="fold")
@@ -214,6 +215,8 @@ def _report(console: Console, output: Path, guess: Guess, command: str) -> None:
         kind = one.entry["kind"] if one.left_out is None else _role(one.profile.name, guess) or "left out"
         table.add_row(escape(one.profile.name), kind, escape(one.left_out or "; ".join(one.notes)))
     console.print(table)
+    for note in notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
     console.print(f"Wrote {output}. Read its comments, correct it, then run", soft_wrap=True, highlight=False, markup=False)
     console.print(f"  {command}", soft_wrap=True, highlight=False, markup=False)
 

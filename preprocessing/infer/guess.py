@@ -221,8 +221,9 @@ def _splits(files_split: Mapping[str, str] | None, split_column: tuple[str, Mapp
         yield SplitGuess({"by": "time", "column": time.column, "valid_from": limits[0], "test_from": limits[1]},
                          "by time, as the model will be used; check the limits against the whole log")
     largest = sorted(features, key=lambda name: -profiles[name].distinct)[:_HASHED_COLUMNS]
-    for columns, reason in (([group], "no column of times was found; all rows of a user stay together"),
-                            ([key], "neither times nor users were found"),
+    by_user = ("no column of times was found; all rows of a user stay together, so that every user of the test split is a new one; "
+               "with one more column in `key` users are in all splits")
+    for columns, reason in (([group], by_user), ([key], "neither times nor users were found"),
                             (largest, "neither times, users nor a key were found; equal values of these columns stay together")):
         if columns[0]:
             for seed in range(_SEEDS):

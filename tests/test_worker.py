@@ -1,0 +1,17 @@
+"""What both phases do about a disk that fills up."""
+
+import errno
+import os
+
+import pytest
+
+from preprocessing.errors import UserError
+from preprocessing.worker import _explain_when_full
+
+
+def test_a_full_disk_is_one_paragraph(tmp_path):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(UserError, match="is full: a data folder takes about as much as the log"), _explain_when_full(tmp_path):
+        raise RuntimeError(f"{full!r} [while running 'Write']")  # as Beam wraps it
+    with pytest.raises(RuntimeError, match="something else"), _explain_when_full(tmp_path):
+        raise RuntimeError("something else")
