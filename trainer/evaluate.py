@@ -66,12 +66,13 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -
 def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int) -> dict[str, tuple[float, float]]:
     """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats.
 
-    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with.
+    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with. So are
+    fields whose loss the history does not name, as before losses were called `field/NAME`.
     """
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
     losses = {}
     for field, counts in zip(data.schema.id_fields, data.field_frequencies, strict=True):
-        if field.rows <= full_softmax_rows:
+        if field.rows <= full_softmax_rows and FIELD + field.name in best:
             shares = counts[counts > 0] / counts.sum()
             losses[field.name] = (best[FIELD + field.name], float(-(shares * np.log(shares)).sum()))
     return losses
