@@ -129,7 +129,7 @@ def _read_tfrecord(path: Path) -> list[bytes]:
 
 def _trainer_answers(model: ClickModel, records: list[bytes]) -> dict[str, np.ndarray]:
     spec = {"ids": tf.io.FixedLenFeature([len(model.schema.id_fields)], tf.int64)}
-    logit = model.click_logits(tf.io.parse_example(tf.constant(records), spec)["ids"])
+    logit = model.click_logits(tf.io.parse_example(tf.constant(records), spec))
     return {PROBABILITY_OUTPUT: tf.sigmoid(logit).numpy(), LOGIT_OUTPUT: logit.numpy()}
 
 

@@ -1,6 +1,6 @@
 """Writes the transform graph and a trained model as one SavedModel."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -25,8 +25,8 @@ class ClickModel(Protocol):
 
     schema: Schema
 
-    def click_logits(self, ids: tf.Tensor) -> tf.Tensor:
-        """int ids `[B, F]`, local to each field -> float32 logits `[B]`; callable inside a tf.function."""
+    def click_logits(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Features, of which "ids" int `[B, F]` are local to each field -> float32 logits `[B]`; callable inside a tf.function."""
 
 
 def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
@@ -39,8 +39,8 @@ def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
     specs = raw_specs(model.schema)
 
     def score(features):
-        ids = module.transform(transform_inputs(features))["ids"]  # (B, F)
-        logit = model.click_logits(ids)  # (B,)
+        transformed = module.transform(transform_inputs(features))
+        logit = model.click_logits({"ids": transformed["ids"]})  # (B,)
         return {PROBABILITY_OUTPUT: tf.sigmoid(logit), LOGIT_OUTPUT: logit}
 
     score_examples = tf.function(lambda examples: score(parse_raw_examples(examples, specs)))

@@ -94,8 +94,8 @@ class TableModel:
         self.bias = tf.Variable(bias)
         self.optimizer_slot = tf.Variable(tf.zeros([100]), name="never_exported")
 
-    def click_logits(self, ids):
-        rows = tf.cast(ids, tf.int32) + tf.constant([[0, 4]])  # (B, 2)
+    def click_logits(self, features):
+        rows = tf.cast(features["ids"], tf.int32) + tf.constant([[0, 4]])  # (B, 2)
         return self.bias + tf.reduce_sum(tf.gather(self.table, rows), axis=1)  # (B,)
 
 

@@ -336,8 +336,8 @@ class SumOfIds:
         self.schema = schema
         self.scale = tf.Variable(0.01)
 
-    def click_logits(self, ids):
-        return tf.reduce_sum(tf.cast(ids, tf.float32), axis=1) * self.scale
+    def click_logits(self, features):
+        return tf.reduce_sum(tf.cast(features["ids"], tf.float32), axis=1) * self.scale
 
 
 @pytest.fixture(scope="module")

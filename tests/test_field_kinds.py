@@ -268,7 +268,7 @@ def test_equal_weights_are_none(stage):
 @pytest.mark.parametrize("training", [False, True])
 def test_finetuning_takes_the_weighted_mean(training):
     model, batch = make("finetune", "model.dcn.batch_norm=false", weight=tf.constant([3.0, 0.0, 0.5, 1.0]))
-    losses = tf.nn.sigmoid_cross_entropy_with_logits(batch["label"], model.click_logits(IDS)).numpy()
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(batch["label"], model.click_logits({"ids": IDS})).numpy()
     expected = (3 * losses[0] + 0.5 * losses[2] + losses[3]) / 4.5
     assert float(model.loss_parts(batch, training)["loss"]) == pytest.approx(expected, rel=1e-5)
 

@@ -8,9 +8,10 @@ import tensorflow as tf
 from data_folders import table_counts, tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
+from trainer.click_model import OBSERVED_EVERY
 from trainer.config import load_config
 from trainer.input import DataFolder, EvaluationSplit, fitting_batch_size
-from trainer.model import OBSERVED_EVERY, DGenCTR
+from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
 
 SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "model.hstu.width=8", "finetune.dropout=0"]
@@ -33,29 +34,29 @@ def batch_for(seed=0):
 @pytest.mark.parametrize("backbone", ["dcn", "hstu"])
 def test_a_click_is_predicted_without_its_label(backbone):
     model = make("finetune", f"model.backbone={backbone}")
-    before = model.click_logits(IDS).numpy()
+    before = model.click_logits({"ids": IDS}).numpy()
     direction = model.embedding.label_embeddings[1] - model.embedding.label_embeddings[0]
     # Moving both label embeddings alike keeps e(1) - e(0): only a visible label token could change the logit.
     model.embedding.label_embeddings.assign_add(tf.ones_like(model.embedding.label_embeddings))
     np.testing.assert_allclose(model.embedding.label_embeddings[1] - model.embedding.label_embeddings[0], direction, atol=1e-6)
-    np.testing.assert_allclose(model.click_logits(IDS).numpy(), before, atol=1e-5)
+    np.testing.assert_allclose(model.click_logits({"ids": IDS}).numpy(), before, atol=1e-5)
 
 
 @pytest.mark.parametrize("backbone", ["dcn", "hstu"])
 def test_a_batch_of_one_and_of_none(backbone):
     model = make("finetune", f"model.backbone={backbone}")
-    np.testing.assert_allclose(model.click_logits(IDS[:1]), model.click_logits(IDS)[:1], rtol=1e-4, atol=1e-6)
-    assert model.click_logits(IDS[:0]).shape == (0,)
+    np.testing.assert_allclose(model.click_logits({"ids": IDS[:1]}), model.click_logits({"ids": IDS})[:1], rtol=1e-4, atol=1e-6)
+    assert model.click_logits({"ids": IDS[:0]}).shape == (0,)
 
 
 def test_call_is_the_probability():
     model = make()
-    np.testing.assert_allclose(model(IDS), tf.sigmoid(model.click_logits(IDS)))
+    np.testing.assert_allclose(model({"ids": IDS}), tf.sigmoid(model.click_logits({"ids": IDS})))
 
 
 def test_finetuning_loss_is_the_binary_cross_entropy():
     model, batch = make(), batch_for()
-    expected = tf.nn.sigmoid_cross_entropy_with_logits(batch["label"], model.click_logits(IDS))
+    expected = tf.nn.sigmoid_cross_entropy_with_logits(batch["label"], model.click_logits({"ids": IDS}))
     assert float(model.compute_loss(batch)) == pytest.approx(float(tf.reduce_mean(expected)), rel=1e-5)
 
 
@@ -210,7 +211,7 @@ def test_masked_features_change_the_training_loss_only():
     batch = {"ids": tf.repeat(IDS, 50, axis=0), "label": tf.zeros(150), "seed": tf.constant([1, 0])}
     plain, masked = make(), make("finetune", "finetune.feature_mask_rate=0.999999", "model.dcn.batch_norm=false")
     # With everything masked all rows look alike: the loss is that of one logit for all.
-    logit = masked.label_scoring(masked.backbone(masked.embedding(IDS[:1], tf.zeros(1), tf.ones((1, 4), tf.bool))),
+    logit = masked.label_scoring(masked.backbone(masked.embedding({"ids": IDS[:1]}, tf.zeros(1), tf.ones((1, 4), tf.bool))),
                                  masked.embedding.label_embeddings)
     assert float(masked.loss_parts(batch, training=True)["loss"]) == pytest.approx(float(tf.nn.softplus(logit)[0]), rel=1e-4)
-    np.testing.assert_allclose(make("finetune", "finetune.feature_mask_rate=0.5").click_logits(IDS), plain.click_logits(IDS))
+    np.testing.assert_allclose(make("finetune", "finetune.feature_mask_rate=0.5").click_logits({"ids": IDS}), plain.click_logits({"ids": IDS}))

@@ -23,7 +23,7 @@ def embedding():
 
 
 def test_tokens_of_a_sample_with_its_second_field_masked(embedding):
-    tokens = embedding(tf.constant([[2, 1]]), tf.constant([1.0]), tf.constant([[False, True, False]]))
+    tokens = embedding({"ids": tf.constant([[2, 1]])}, tf.constant([1.0]), tf.constant([[False, True, False]]))
     np.testing.assert_allclose(tokens[0], [[2.1, 2], [-1.8, -2], [8.3, 8]], rtol=1e-6)
 
 
@@ -34,7 +34,7 @@ def test_a_fields_rows_begin_at_its_offset(embedding):
 def test_click_tokens_are_the_tokens_with_only_the_label_masked(embedding):
     ids = tf.constant([[2, 1], [0, 0]])
     mask = tf.constant([[False, False, True]] * 2)
-    np.testing.assert_allclose(embedding.click_tokens(ids), embedding(ids, tf.constant([1.0, 0.0]), mask))
+    np.testing.assert_allclose(embedding.click_tokens({"ids": ids}), embedding({"ids": ids}, tf.constant([1.0, 0.0]), mask))
 
 
 def test_cross_tower_by_hand():

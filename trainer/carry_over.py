@@ -35,9 +35,9 @@ from preprocessing.schema import (
     load_schema,
 )
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, open_checkpoint
+from trainer.click_model import ClickModel, Stage
 from trainer.config import Config
 from trainer.input import DataFolder
-from trainer.model import DGenCTR, Stage
 from trainer.progress import print_table
 from trainer.vocabularies import kept_folder, read_boundaries, read_vocabulary
 
@@ -211,7 +211,7 @@ def _moves(earlier: Schema, now: Schema, folder_before: Path, folder_now: Path) 
     return moves
 
 
-def carry_over(model: DGenCTR, earlier: EarlierModel, config: Config, data: DataFolder) -> None:
+def carry_over(model: ClickModel, earlier: EarlierModel, config: Config, data: DataFolder) -> None:
     """Loads every variable of the earlier model into `model`, the rows of fields and values at their new places.
 
     A field that the earlier model did not have keeps its random start.
@@ -250,7 +250,7 @@ def _sources(before: TableField, now: TableField, folder_before: Path, folder_no
     return categorical_sources(read_vocabulary(folder_before, before), read_vocabulary(folder_now, now))
 
 
-def _is_per_token(model: DGenCTR, variable: tf.Variable) -> bool:
+def _is_per_token(model: ClickModel, variable: tf.Variable) -> bool:
     """Whether the first axis counts tokens: fields, and in the embedding layer the label."""
     scoring = model.field_scoring
     per_token = [model.embedding.mask_embeddings, model.embedding.field_embeddings, scoring.bias]
@@ -258,7 +258,7 @@ def _is_per_token(model: DGenCTR, variable: tf.Variable) -> bool:
     return any(variable is one for one in per_token)
 
 
-def _earlier_shape(model: DGenCTR, variable: tf.Variable, earlier: Schema) -> list[int]:
+def _earlier_shape(model: ClickModel, variable: tf.Variable, earlier: Schema) -> list[int]:
     first, *others = variable.shape.as_list() or [None]
     if variable is model.embedding.table:
         return [earlier.table_rows, *others]
@@ -267,7 +267,7 @@ def _earlier_shape(model: DGenCTR, variable: tf.Variable, earlier: Schema) -> li
     return variable.shape.as_list()
 
 
-def _carry_table(model: DGenCTR, moves: list[_Move], table: np.ndarray, masks: np.ndarray | None) -> None:
+def _carry_table(model: ClickModel, moves: list[_Move], table: np.ndarray, masks: np.ndarray | None) -> None:
     """Fills the rows that were there before, block by block, since a table may be most of the memory.
 
     Args:

@@ -27,9 +27,10 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.files import flush, sha256, write_atomically
 from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
+from trainer.click_model import ClickModel, Stage
 from trainer.config import Config, load_config
 from trainer.distribute import first_copy
-from trainer.model import DGenCTR, Stage
+from trainer.models import build_model
 from trainer.optimizers import optimizer_checkpoint
 
 CONFIG_FILE = "config.yaml"
@@ -154,7 +155,7 @@ class StageCheckpoints:
 
     # Writing. Only the holder of the model folder's lock does it.
 
-    def save(self, model: DGenCTR, optimizer, state: TrainingState, config: Config) -> None:
+    def save(self, model: ClickModel, optimizer, state: TrainingState, config: Config) -> None:
         """Writes a checkpoint; keeps it, the one before it and the best one.
 
         Where writing fails, what was written of it is removed and the earlier ones stay.
@@ -261,7 +262,7 @@ class StageCheckpoints:
         return sum(self.state(last).seconds.values()) if last else 0.0
 
 
-def checkpoint_bytes(model: DGenCTR, optimizer) -> int:
+def checkpoint_bytes(model: ClickModel, optimizer) -> int:
     """Size of a checkpoint, but for some kilobytes."""
     variables = [*model.named_variables().values(), *(v for part in optimizer.optimizers for v in part.variables)]
     return sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
@@ -297,7 +298,7 @@ def _fitting_reader(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[
     return lambda name: reader.get_tensor(name + VALUE_SUFFIX)
 
 
-def restore_model(model: DGenCTR, checkpoint: Path) -> int:
+def restore_model(model: ClickModel, checkpoint: Path) -> int:
     """Loads every variable of the model, strictly: none may be missing on either side, shapes must agree.
 
     Returns:
@@ -310,7 +311,7 @@ def restore_model(model: DGenCTR, checkpoint: Path) -> int:
     return _read_model(model, checkpoint)
 
 
-def resume(model: DGenCTR, optimizer, checkpoint: Path) -> None:
+def resume(model: ClickModel, optimizer, checkpoint: Path) -> None:
     """Loads model and optimizer from `StageCheckpoints.resume_point`, which has looked for damage already."""
     _read_model(model, checkpoint)
     try:
@@ -320,7 +321,7 @@ def resume(model: DGenCTR, optimizer, checkpoint: Path) -> None:
                         "with, or another --model_dir") from error
 
 
-def _read_model(model: DGenCTR, checkpoint: Path) -> int:
+def _read_model(model: ClickModel, checkpoint: Path) -> int:
     variables = model.named_variables()
     _fitting_reader(checkpoint, {name: variable.shape.as_list() for name, variable in variables.items()})
     tf.train.Checkpoint(**variables).read(str(checkpoint / "model")).assert_consumed()
@@ -358,7 +359,7 @@ def schema_differences(stored: Schema, current: Schema) -> list[str]:
     return found or ["the order of the fields, the label, the group or the split"]
 
 
-def load_trained(model_dir: str | Path) -> DGenCTR:
+def load_trained(model_dir: str | Path) -> ClickModel:
     """The fine-tuned model of a model folder, at its best checkpoint.
 
     Raises:
@@ -372,6 +373,6 @@ def load_trained(model_dir: str | Path) -> DGenCTR:
                         f"`python -m trainer.task --stage=finetune --model_dir {model_dir} --data_dir ...` first")
     _require_sound(best)
     schema = load_schema(model_dir / SCHEMA_FILE)
-    model = DGenCTR(schema, checkpoints.config(best), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
+    model = build_model(schema, checkpoints.config(best), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
     _read_model(model, best)
     return model

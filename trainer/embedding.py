@@ -1,5 +1,7 @@
 """The shared embedding layer: one table for all fields, and the embeddings of masks, the label and the fields themselves."""
 
+from collections.abc import Mapping
+
 import tensorflow as tf
 
 from preprocessing.schema import Schema
@@ -51,18 +53,22 @@ class SharedEmbedding(tf.keras.layers.Layer):
         """Embeddings [..., d] of rows of the shared table."""
         return tf.nn.embedding_lookup(self.table, rows)
 
-    def call(self, ids: tf.Tensor, labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """Tokens [B, N+1, d] of ids int [B, N], labels in {0, 1} [B] and mask bool [B, N+1], True where corrupted."""
+    def values(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """e(x_k) of every feature, float [B, F, d]."""
+        return self.lookup(self.table_rows(features["ids"]))
+
+    def call(self, features: Mapping[str, tf.Tensor], labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """Tokens [B, N+1, d] of features, labels in {0, 1} [B] and mask bool [B, N+1], True where corrupted."""
         values = tf.concat([
-            self.lookup(self.table_rows(ids)),
+            self.values(features),
             tf.gather(self.label_embeddings, tf.cast(labels, tf.int32))[:, tf.newaxis],
         ], axis=1)  # (B, N+1, d)
         tokens = tf.where(mask[:, :, tf.newaxis], self.mask_embeddings, values)
         return tokens + self.field_embeddings
 
-    def click_tokens(self, ids: tf.Tensor) -> tf.Tensor:
+    def click_tokens(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Tokens [B, N+1, d] of clean features and a masked label: what a click is predicted from."""
-        features = self.lookup(self.table_rows(ids)) + self.field_embeddings[:-1]  # (B, N, d)
+        values = self.values(features) + self.field_embeddings[:-1]  # (B, F, d)
         label = self.mask_embeddings[-1:] + self.field_embeddings[-1:]  # (1, d)
-        label = tf.broadcast_to(label, (tf.shape(ids)[0], 1, self.dim))
-        return tf.concat([features, label], axis=1)  # (B, N+1, d)
+        label = tf.broadcast_to(label, (tf.shape(values)[0], 1, self.dim))
+        return tf.concat([values, label], axis=1)  # (B, N+1, d)

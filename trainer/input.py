@@ -43,12 +43,18 @@ from trainer.damaged_records import (
 
 SMALLEST_BATCH = 32
 UNLABELLED = -1
+_NOT_FEATURES = ("label", "group", "weight")
 _CHUNK_ROWS = 8192  # parsed at once
 # tf.data's graph rewrites would make the rows in memory constants of a graph: a copy, and an error above 2 GB.
 _UNCOPIED = tf.data.Options()
 _UNCOPIED.experimental_optimization.apply_default_optimizations = False
 
 Batch = dict[str, tf.Tensor]
+
+
+def features_of(batch: Batch) -> Batch:
+    """What a click is predicted from: the batch without label, group and weight."""
+    return {name: values for name, values in batch.items() if name not in _NOT_FEATURES}
 
 
 @dataclass(frozen=True)

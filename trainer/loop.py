@@ -26,7 +26,9 @@ from trainer.checkpoints import (
     restore_model,
     resume,
 )
+from trainer.click_model import FIELD, OBSERVED_EVERY, ClickModel, Stage
 from trainer.config import Config, StageConfig
+from trainer.diffusion.objective import LABEL
 from trainer.disk import explain_when_full, require_space
 from trainer.distribute import Distribution, shards
 from trainer.events import EventLog
@@ -34,7 +36,7 @@ from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
 from trainer.memory import require_memory
-from trainer.model import FIELD, LABEL, OBSERVED_EVERY, DGenCTR, Stage
+from trainer.models import build_model
 from trainer.norms import UPDATE_NORM
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.prediction import Predictor
@@ -125,7 +127,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     require_determinism(config.runtime)
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
-    model = DGenCTR(data.schema, config, stage, data.field_frequencies, data.click_rate)
+    model = build_model(data.schema, config, stage, data.field_frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, stage_config.learning_rate, stage_config.table_decay)
 
     # What to start from, in this order:
@@ -203,7 +205,7 @@ def _finished(settings: StageConfig, state: TrainingState) -> bool:
     return state.epoch >= settings.epochs or state.stale_epochs >= settings.patience
 
 
-def _transfer(model: DGenCTR, pretrained: Path) -> None:
+def _transfer(model: ClickModel, pretrained: Path) -> None:
     parameters = restore_model(model, pretrained)
     rows = [(part.name, str(len(part.weights)), f"{sum(int(tf.size(v)) for v in part.weights):,}") for part in model.parts]
     print_table(f"transferred all {parameters:,} parameters of {pretrained}", rows, ("part", "variables", "parameters"))
@@ -232,7 +234,7 @@ class _Run:
     chief tells them.
     """
 
-    def __init__(self, model: DGenCTR, config: Config, data: DataFolder, checkpoints: StageCheckpoints, state: TrainingState,
+    def __init__(self, model: ClickModel, config: Config, data: DataFolder, checkpoints: StageCheckpoints, state: TrainingState,
                  interruption: Interruption, began: float, distribution: Distribution):
         self._model = model
         self._config = config

@@ -5,10 +5,10 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from trainer.click_model import ClickModel
 from trainer.distribute import Distribution
-from trainer.input import DataFolder, EvaluationSplit
+from trainer.input import DataFolder, EvaluationSplit, features_of
 from trainer.metrics import Predictions, click_metrics
-from trainer.model import DGenCTR
 
 DIFFUSION_BATCH = 4096
 MASK_SEED = 7
@@ -23,7 +23,7 @@ class Predictor:
       distribution: what the model was built in the scope of.
     """
 
-    def __init__(self, model: DGenCTR, data: DataFolder, distribution: Distribution | None = None):
+    def __init__(self, model: ClickModel, data: DataFolder, distribution: Distribution | None = None):
         distribution = distribution or Distribution()
         self._model = model
         self._data = data
@@ -43,7 +43,7 @@ class Predictor:
         for batch in self._split(split).batches():
             for name in batch.keys() & found.keys():
                 found[name].append(batch[name].numpy())
-            found["logit"].append(self._click_logits(batch["ids"]).numpy())
+            found["logit"].append(self._click_logits(features_of(batch)).numpy())
         whole = {name: np.concatenate(parts) for name, parts in found.items() if parts}
         return Predictions(whole["label"], whole["logit"], whole.get("group"), whole.get("weight"))
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from preprocessing.errors import UserError
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, schema_differences
+from trainer.click_model import Stage
 from trainer.config import Config
 from trainer.distribute import Distribution
 from trainer.input import DataFolder
-from trainer.model import Stage
 
 ENVIRONMENT_FILE = "environment.json"  # written first, so that it marks a folder as a model folder
 

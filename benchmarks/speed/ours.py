@@ -11,7 +11,7 @@ from benchmarks.speed.network import CROSS_LAYERS, DIM, GRADIENT_NORM, HIDDEN_UN
 from trainer.config import Config, StageConfig, load_config
 from trainer.distribute import Distribution
 from trainer.input import DataFolder, TrainingSplit
-from trainer.model import DGenCTR
+from trainer.models import build_model
 from trainer.optimizers import build_optimizer, set_learning_rate
 from trainer.runtime import resolved
 
@@ -45,7 +45,7 @@ def _split(data: DataFolder, config: Config, batch_size: int, worker: int = 0, w
 def _training(stage: str, data: DataFolder, config: Config) -> Callable[[int], dict]:
     settings: StageConfig = getattr(config, stage)
     tf.keras.utils.set_random_seed(config.seed)
-    model = DGenCTR(data.schema, config, stage, data.field_frequencies, data.click_rate)
+    model = build_model(data.schema, config, stage, data.field_frequencies, data.click_rate)
     model.optimizer = build_optimizer(model, settings.learning_rate, settings.table_decay)
     steps = Distribution().steps(model.train_step, partial(_split, data, config), settings.batch_size)
 

@@ -1,0 +1,16 @@
+"""Models by name: what `model.kind` of the configuration stands for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from preprocessing.schema import Schema
+from trainer.click_model import ClickModel, Stage
+from trainer.config import Config
+from trainer.model import DGenCTR
+
+
+def build_model(schema: Schema, config: Config, stage: Stage = "finetune", frequencies: Sequence[np.ndarray] | None = None,
+                click_rate: float = 0.5) -> ClickModel:
+    """The model that the configuration names, for a stage; see `DGenCTR` for the arguments."""
+    return DGenCTR(schema, config, stage, frequencies, click_rate)
