@@ -1,6 +1,7 @@
 """Evaluation of a fine-tuned model: metrics.json, plots, and a report that a product manager can read."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from trainer.input import DataFolder
 from trainer.metrics import click_metrics, normalized_entropy
 from trainer.prediction import Predictor
 from trainer.progress import print_table
+from trainer.slices import field_place, slices_of
 
 MEANINGS = {
     "auc": ("AUC", "How often a random click is ranked above a random non-click: 0.5 is a coin, 1 is perfect."),
@@ -26,22 +28,28 @@ MEANINGS = {
 }
 
 
-def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test") -> dict:
+def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", sliced_by: Sequence[str] = ()) -> dict:
     """Evaluates the best fine-tuned checkpoint on the rows of a split that have a label, and writes `model_dir/report/`.
 
+    Args:
+      sliced_by: fields by whose values' training occurrences the metrics are shown too (see `trainer.slices`).
+
     Returns:
-      What metrics.json holds: the split's name, the column that weights its rows (None: all count the same), and the
-      metrics of `trainer.metrics.click_metrics`.
+      What metrics.json holds: the split's name, the column that weights its rows (None: all count the same), the
+      metrics of `trainer.metrics.click_metrics`, and under "slices" those of `trainer.slices.slices_of`.
     """
     data, model_dir = DataFolder.open(data_dir), Path(model_dir)
+    for field in sliced_by:
+        field_place(field, data)  # refused before the model is loaded
     model = load_trained(model_dir)
     finetuning = StageCheckpoints(model_dir, "finetune")
     state = finetuning.state(finetuning.best())
     if state.data != data.checksum:
         raise UserError(f"model folder {model_dir} was trained on other data than {data.path} (another {SCHEMA_FILE}, other "
                         "training rows or vocabularies): give the data folder that it was trained on")
-    predictions = Predictor(model, data).predict(split)
-    metrics = {"split": split, "weighted_by": data.schema.weight, **click_metrics(predictions)}
+    predictions = Predictor(model, data).predict(split, with_ids=bool(sliced_by))
+    metrics = {"split": split, "weighted_by": data.schema.weight, **click_metrics(predictions),
+               "slices": slices_of(predictions, sliced_by, data)}
 
     report_dir = model_dir / "report"
     report_dir.mkdir(parents=True, exist_ok=True)
@@ -87,6 +95,8 @@ def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], s
             lines.append(f"| {name} | {metrics[key]:.4f} | {meaning} |")
     if metrics["weighted_by"]:
         lines += ["", f"In these measures a row counts as often as its `{metrics['weighted_by']}` says: scikit-learn's `sample_weight`."]
+    for field, records in metrics["slices"].items():
+        lines += ["", *_slices(field, records)]
     lines += ["", "## Data", "", "| split | rows | with a label | clicks | click rate |", "| --- | --- | --- | --- | --- |"]
     for split in SPLITS:
         labelled, clicks = data.labelled(split), data.positives(split)
@@ -100,6 +110,16 @@ def _report(metrics: dict, data: DataFolder, histories: dict[str, list[dict]], s
     lines += ["", "## Plots", ""]
     lines += [f"![{Path(image).stem.replace('_', ' ')}]({image})\n" for image in images]
     return "\n".join(lines)
+
+
+def _slices(field: str, records: list[dict]) -> list[str]:
+    lines = [f"## By how often training has seen the row's {field}", "",
+             "AUC ranks the rows of one slice. Slice 0: values that training never saw, or too few times for a row of their own.", "",
+             "| training rows with this value | rows | clicks | AUC | logloss | calibration bias |", "| --- | --- | --- | --- | --- | --- |"]
+    for record in records:
+        cells = ["" if record[name] is None else f"{record[name]:.4f}" for name in ("auc", "logloss", "calibration_bias")]
+        lines.append("| " + " | ".join([record["occurrences"], f"{record['rows']:,}", f"{record['positives']:,}", *cells]) + " |")
+    return lines
 
 
 def _summary(metrics: dict) -> str:

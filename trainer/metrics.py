@@ -16,12 +16,17 @@ CALIBRATION_BINS = 20
 
 @dataclass(frozen=True)
 class Predictions:
-    """Labels in {0, 1}, click logits and, where the schema names their columns, group keys and weights; each [rows]."""
+    """Labels in {0, 1}, click logits and, where the schema names their columns, group keys and weights; each [rows].
+
+    Attributes:
+      ids: local ids of `schema.id_fields`, int32 [rows, N], where they were asked for.
+    """
 
     labels: np.ndarray
     logits: np.ndarray
     groups: np.ndarray | None = None
     weights: np.ndarray | None = None
+    ids: np.ndarray | None = None
 
     @property
     def probabilities(self) -> np.ndarray:
@@ -140,5 +145,5 @@ def _without_zero_weights(predictions: Predictions) -> Predictions:
     if not counted.any():
         raise UserError(f"all {len(counted):,} rows with a label have weight 0, so no metric is defined: correct the column that "
                         "`weight` in the schema names, or leave `weight` out, and preprocess again")
-    columns = (predictions.labels, predictions.logits, predictions.groups, predictions.weights)
+    columns = (predictions.labels, predictions.logits, predictions.groups, predictions.weights, predictions.ids)
     return Predictions(*(None if column is None else column[counted] for column in columns))

@@ -37,15 +37,15 @@ class Predictor:
             self._splits[name] = EvaluationSplit(self._data, name, settings.window_rows, settings.corrupt_records)
         return self._splits[name]
 
-    def predict(self, split: str) -> Predictions:
-        """Click logits of the rows of a split that have a label, in file order."""
-        found: dict[str, list[np.ndarray]] = {"label": [], "logit": [], "group": [], "weight": []}
+    def predict(self, split: str, with_ids: bool = False) -> Predictions:
+        """Click logits of the rows of a split that have a label, in file order; `with_ids`, their ids beside them."""
+        found: dict[str, list[np.ndarray]] = {"label": [], "logit": [], "group": [], "weight": []} | ({"ids": []} if with_ids else {})
         for batch in self._split(split).batches():
             for name in batch.keys() & found.keys():
                 found[name].append(batch[name].numpy())
             found["logit"].append(self._click_logits(features_of(batch)).numpy())
         whole = {name: np.concatenate(parts) for name, parts in found.items() if parts}
-        return Predictions(whole["label"], whole["logit"], whole.get("group"), whole.get("weight"))
+        return Predictions(whole["label"], whole["logit"], whole.get("group"), whole.get("weight"), whole.get("ids"))
 
     def diffusion_losses(self, split: str) -> dict[str, float]:
         """Loss parts of pre-training over the rows of a split that have a label, averaged by rows; the same masks every time."""

@@ -47,6 +47,7 @@ USERS = {
     "--from_scratch": ("finetune",),
     "--init_from": TRAINING,
     "--split": ("evaluate",),
+    "--slices": ("evaluate",),
     "--export_dir": ("export",),
     "--devices": TRAINING,
 }
@@ -69,6 +70,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--allow_changes", action="store_true",
                         help="continue a run of another configuration with this one; an epoch under way is begun anew")
     parser.add_argument("--split", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
+    parser.add_argument("--slices", metavar="FIELD,FIELD",
+                        help="evaluate: metrics by how often training has seen the row's value of these fields, such as user,item")
     parser.add_argument("--export_dir", help="model base path of the exported versions (default: MODEL_DIR/export/NAME)")
     parser.add_argument("--devices", metavar="gpus[:N]|cpus:N",
                         help="train on all or on N GPUs of this machine, each with a part of every batch; cpus:N tries the same on N "
@@ -131,7 +134,8 @@ def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began
     elif stage == "evaluate":
         from trainer.evaluate import evaluate
 
-        evaluate(arguments.data_dir, arguments.model_dir, arguments.split or "test")
+        sliced_by = arguments.slices.split(",") if arguments.slices else ()
+        evaluate(arguments.data_dir, arguments.model_dir, arguments.split or "test", sliced_by)
     else:
         from preprocessing.schema import load_data_folder_schema
         from serving.export import export
