@@ -28,7 +28,9 @@ def parts(stage, schema, *assignments, resumed=False):
 
 @pytest.mark.parametrize("assignments", [
     [], ["model.backbone=hstu"], ["model.dcn.hidden_units=[]"], ["model.dcn.cross_layers=0", "model.dcn.batch_norm=false"],
-    ["model.backbone=hstu", "model.hstu.layers=3", "model.embedding_dim=5"]])
+    ["model.backbone=hstu", "model.hstu.layers=3", "model.embedding_dim=5"],
+    ["model.backbone=transformer", "model.transformer.layers=3", "model.transformer.feed_forward=7", "model.embedding_dim=5"],
+    ["model.backbone=mlp", "model.mlp.hidden_units=[6, 5]"], ["model.backbone=mlp", "model.mlp.batch_norm=false"]])
 def test_parameters_are_counted_as_the_model_has_them(assignments):
     config, schema = load_config(None, assignments), tiny_schema()
     model = DGenCTR(schema, config, "finetune")

@@ -15,6 +15,13 @@ from preprocessing.settings import read_mapping, validate
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    def _refuse_idle(self, reason: str, *names: str) -> None:
+        """Refuses settings that were changed from their defaults where they have no effect, for `reason`."""
+        for name in names:
+            received, default = getattr(self, name), type(self).model_fields[name].default
+            if received != default:
+                raise ValueError(f"`{name}` has no effect {reason}: leave it out, received {received}")
+
 
 class DcnConfig(_Section):
     """DCN-V2, cross layers beside a deep tower, on the concatenated tokens (arXiv 2008.13535)."""
@@ -44,37 +51,127 @@ class HstuConfig(_Section):
         return self
 
 
+class TransformerConfig(_Section):
+    """Pre-norm transformer blocks over the set of tokens (arXiv 1706.03762, 2002.04745), without causal mask or positions."""
+
+    layers: int = Setting(2, ge=1)
+    heads: int = Setting(2, ge=1)
+    width: int = Setting(64, ge=1, description="Width of the token stream inside the backbone.")
+    feed_forward: int = Setting(256, ge=1, description="Width inside a block's feed-forward network.")
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> "TransformerConfig":
+        if self.width % self.heads:
+            raise ValueError(f"transformer.width must be a multiple of transformer.heads, received {self.width} and {self.heads}")
+        return self
+
+
+class MlpConfig(_Section):
+    """A multi-layer perceptron on the concatenated tokens."""
+
+    hidden_units: tuple[Annotated[int, Setting(ge=1)], ...] = Setting((400, 400, 400), min_length=1)
+    batch_norm: bool = True
+
+
 class ScoringConfig(_Section):
-    """How a field's query vector is scored against the shared table.
+    """How a field's query vector is scored against the shared table (see `trainer.scoring.FieldScoring`).
 
     Attributes:
+      function: "field": each field has a scoring function G_k of its own; "shared": one G for all, whose result differs by a
+        learned vector of the field alone.
+      hidden_units: width of the hidden layer of each scoring function; 0: a linear map.
       prior: "frequency" adds log p(v) over the training split to every score, so that embeddings need not spell out how
         popular a value is; "none" leaves that to them.
+      candidates: what a score is normalised over. "full": all values of the field; "batch": those of the batch's first
+        `sampled_candidates` rows; "auto": all values of fields of up to `full_softmax_rows` rows, the batch's of larger ones.
     """
 
+    function: Literal["field", "shared"] = "field"
+    hidden_units: int = Setting(0, ge=0)
     similarity: Literal["cosine", "dot"] = "cosine"
     temperature: float = Setting(0.1, gt=0, description="Start value where learned, constant otherwise; cosine only.")
     learn_temperature: bool = True
     prior: Literal["frequency", "none"] = "frequency"
+    candidates: Literal["auto", "full", "batch"] = "auto"
     full_softmax_rows: int = Setting(4096, ge=2, description="Fields up to this many rows use the full softmax.")
     sampled_candidates: int = Setting(512, ge=1, description="Candidates a larger field draws from the batch.")
 
+    @model_validator(mode="after")
+    def _every_setting_counts(self) -> "ScoringConfig":
+        if self.similarity == "dot":
+            self._refuse_idle("with `similarity: dot`, whose scores have no temperature", "temperature", "learn_temperature")
+        if self.candidates == "full":
+            self._refuse_idle("with `candidates: full`", "full_softmax_rows", "sampled_candidates")
+        if self.candidates == "batch":
+            self._refuse_idle("with `candidates: batch`", "full_softmax_rows")
+        return self
+
+    def is_full(self, rows: int) -> bool:
+        """Whether a field of so many rows is normalised over all its values."""
+        return self.candidates == "full" or self.candidates == "auto" and rows <= self.full_softmax_rows
+
 
 class ModelConfig(_Section):
+    """The network.
+
+    Attributes:
+      mask_embedding: what a masked token holds: a learned vector of its field, one learned vector that all fields share, or
+        zeros.
+      unknown: "row": a value that the vocabulary lacks has the embedding of its field's unknown row, which the rare values of
+        the training split trained. "mask": it is masked, as is every value with fewer than `rare_count` training
+        occurrences: in pre-training (where it is never predicted either), fine-tuning, evaluation and serving.
+      time_input: "sinusoidal" tells the network the masking rate of the sample (see `trainer.diffusion.time.TimeInput`).
+    """
+
     embedding_dim: int = Setting(16, ge=1)
     embedding_init: float = Setting(0.01, gt=0, description="Standard deviation of the table's first values.")
-    backbone: Literal["dcn", "hstu"] = "dcn"
+    backbone: Literal["dcn", "hstu", "transformer", "mlp"] = "dcn"
     dcn: DcnConfig = DcnConfig()
     hstu: HstuConfig = HstuConfig()
+    transformer: TransformerConfig = TransformerConfig()
+    mlp: MlpConfig = MlpConfig()
     scoring: ScoringConfig = ScoringConfig()
+    mask_embedding: Literal["field", "shared", "zero"] = "field"
+    unknown: Literal["row", "mask"] = "row"
+    rare_count: int = Setting(0, ge=0)
+    time_input: Literal["none", "sinusoidal"] = "none"
+
+    @model_validator(mode="after")
+    def _rare_values_are_masked(self) -> "ModelConfig":
+        if self.unknown == "row":
+            self._refuse_idle("with `unknown: row`", "rare_count")
+        return self
 
 
 class DiffusionConfig(_Section):
-    """The corruption process of pre-training: masking rate lambda(t) and the distribution of t."""
+    """The corruption process of pre-training, and how the losses of masked tokens are added up.
+
+    Attributes:
+      schedule: masking rate lambda(t) (see `trainer.diffusion.schedule.masking_rate`).
+      time: t over {1/T, ..., 1} for T tokens, or over (0, 1].
+      stratified: the times of a batch of B samples lie one in each of B equal parts of (0, 1], in random order.
+      label: "token": the label is a token like the others; "absent": it is always masked and never predicted, so that
+        pre-training knows no labels and the click's scoring function starts untrained.
+      loss_weights: of a masked token's loss (see `trainer.diffusion.weights`).
+    """
 
     schedule: Literal["linear", "cosine", "fixed"] = "linear"
     time: Literal["discrete", "continuous"] = "discrete"
+    stratified: bool = False
     fixed_rate: float = Setting(0.3, gt=0, lt=1, description="The masking rate of schedule `fixed`.")
+    label: Literal["token", "absent"] = "token"
+    loss_weights: Literal["equal", "inverse_rate", "learned", "learned_reversed"] = "equal"
+
+    @model_validator(mode="after")
+    def _every_setting_counts(self) -> "DiffusionConfig":
+        if self.schedule != "fixed":
+            self._refuse_idle(f"with `schedule: {self.schedule}`", "fixed_rate")
+        else:
+            self._refuse_idle("with `schedule: fixed`, whose masking rate does not depend on the time", "time", "stratified")
+        if self.schedule == "fixed" and self.loss_weights == "inverse_rate":
+            raise ValueError("`loss_weights: inverse_rate` has no effect with `schedule: fixed`, as all samples have the same masking rate: "
+                             "use another schedule or `loss_weights: equal`")
+        return self
 
 
 class StageConfig(_Section):
@@ -162,6 +259,13 @@ class Config(_Section):
     runtime: RuntimeConfig = RuntimeConfig()
     memory_limit_gb: float | None = Setting(
         None, gt=0, description="A stage that would take more memory is refused; by default, what the machine or container has left.")
+
+    @model_validator(mode="after")
+    def _the_time_varies(self) -> "Config":
+        if self.model.time_input != "none" and self.diffusion.schedule == "fixed":
+            raise ValueError("`model.time_input` has no effect with `diffusion.schedule: fixed`, as all samples have the same masking "
+                             "rate: use another schedule or `model.time_input: none`")
+        return self
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -8,14 +8,14 @@ predictions beside measured peaks (docs/results/memory.md).
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from preprocessing.environment import available_cores
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
-from trainer.config import Config
+from trainer.config import Config, ModelConfig
 from trainer.input import decoded_row_bytes, fitting_batch_size
 from trainer.progress import print_table
 from trainer.runtime import resolved
@@ -116,23 +116,39 @@ def parameter_counts(config: Config, schema: Schema) -> tuple[int, int]:
     model, fields = config.model, len(schema.id_fields)
     dim, tokens = model.embedding_dim, fields + 1
     dense = (2 * tokens + 2) * dim  # mask, field and label embeddings
-    if model.backbone == "dcn":
-        start = tokens * dim
-        dense += model.dcn.cross_layers * (start + 1) * start
-        width = start
-        for units in model.dcn.hidden_units:
-            dense += width * units + (4 if model.dcn.batch_norm else 1) * units
-            width = units
-        hidden = start * bool(model.dcn.cross_layers) + width * bool(model.dcn.hidden_units)
-        dense += fields * (hidden + 1) * dim
-    else:
-        hidden = model.hstu.width
-        dense += (dim + 1) * hidden + 2 * hidden
-        dense += model.hstu.layers * (4 * hidden + 4 * (hidden + 1) * hidden + (hidden + 1) * hidden)
-        dense += fields * (hidden + 1) * dim
+    backbone, hidden = _backbone_parameters(model, tokens)
+    dense += backbone + fields * _linear(hidden, dim)
     dense += 1  # temperature
-    dense += (hidden + 1) * dim + 2  # label scoring
+    dense += _linear(hidden, dim) + 2  # label scoring
     return schema.table_rows * dim, dense
+
+
+def _linear(inputs: int, outputs: int) -> int:
+    """Parameters of a linear map with bias."""
+    return (inputs + 1) * outputs
+
+
+def _tower_parameters(width: int, hidden_units: Sequence[int], batch_norm: bool) -> int:
+    inputs = (width, *hidden_units)
+    return sum(inputs[layer] * units + (4 if batch_norm else 1) * units for layer, units in enumerate(hidden_units))
+
+
+def _backbone_parameters(model: ModelConfig, tokens: int) -> tuple[int, int]:
+    """Parameters of the backbone, and the width of its hidden state."""
+    start, settings = tokens * model.embedding_dim, getattr(model, model.backbone)
+    if model.backbone == "mlp":
+        return _tower_parameters(start, settings.hidden_units, settings.batch_norm), settings.hidden_units[-1]
+    if model.backbone == "dcn":
+        crosses = settings.cross_layers * _linear(start, start)
+        width = start * bool(settings.cross_layers) + (settings.hidden_units[-1] if settings.hidden_units else 0)
+        return crosses + _tower_parameters(start, settings.hidden_units, settings.batch_norm), width
+    width = settings.width
+    if model.backbone == "hstu":
+        block = 2 * 2 * width + _linear(width, 4 * width) + _linear(width, width)
+    else:
+        block = 2 * 2 * width + _linear(width, 3 * width) + _linear(width, width)
+        block += _linear(width, settings.feed_forward) + _linear(settings.feed_forward, width)
+    return _linear(model.embedding_dim, width) + settings.layers * block + 2 * width, width
 
 
 def checkpoint_bytes(config: Config, schema: Schema) -> int:
