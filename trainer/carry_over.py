@@ -43,7 +43,7 @@ from trainer.vocabularies import kept_folder, read_boundaries, read_vocabulary
 
 NEW = -1
 ORIGIN_PREFIX = "an earlier model,"
-BACKBONES_OF_ANY_FIELDS = ("hstu",)  # they read the tokens as a set; the others concatenate them
+BACKBONES_OF_ANY_FIELDS = ("hstu", "transformer")  # they read the tokens as a set; the others concatenate them
 LEFT_SHOWN = 5
 BLOCK_ROWS = 1 << 20
 
