@@ -330,7 +330,6 @@ def _read_model(model: ClickModel, checkpoint: Path) -> int:
 
 def differences(stored: Config, current: Config, stage: Stage) -> list[str]:
     """What the stage depends on and has changed, as `key: stored -> current`; a longer run is no difference."""
-    sections = ("seed", "model", "input", "runtime", stage) + (("diffusion",) if stage == "pretrain" else ())
     found = []
 
     def compare(old, new, key: str) -> None:
@@ -340,8 +339,8 @@ def differences(stored: Config, current: Config, stage: Stage) -> list[str]:
         elif old != new and key not in (f"{stage}.epochs", f"{stage}.patience"):
             found.append(f"{key}: {old} -> {new}")
 
-    before, after = stored.model_dump(mode="json"), current.model_dump(mode="json")
-    for section in sections:
+    before, after = stored.settings_of(stage), current.settings_of(stage)
+    for section in before:
         compare(before[section], after[section], section)
     return found
 

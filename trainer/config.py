@@ -111,10 +111,29 @@ class ScoringConfig(_Section):
         return self.candidates == "full" or self.candidates == "auto" and rows <= self.full_softmax_rows
 
 
+class InterestConfig(_Section):
+    """What a sequence is in the network: one token, made of its values with the target in view (see `trainer.interest`).
+
+    Attributes:
+      attention: "dot": scaled dot product; "mlp": an activation unit of `hidden_units`; "mean": all values alike, whatever the
+        target.
+    """
+
+    attention: Literal["dot", "mlp", "mean"] = "dot"
+    hidden_units: int = Setting(32, ge=1)
+
+    @model_validator(mode="after")
+    def _every_setting_counts(self) -> "InterestConfig":
+        if self.attention != "mlp":
+            self._refuse_idle(f"with `attention: {self.attention}`", "hidden_units")
+        return self
+
+
 class ModelConfig(_Section):
     """The network.
 
     Attributes:
+      ignored_fields: names of fields of the data folder that the model does not read: they are no tokens, and not predicted.
       mask_embedding: what a masked token holds: a learned vector of its field, one learned vector that all fields share, or
         zeros.
       unknown: "row": a value that the vocabulary lacks has the embedding of its field's unknown row, which the rare values of
@@ -131,6 +150,8 @@ class ModelConfig(_Section):
     transformer: TransformerConfig = TransformerConfig()
     mlp: MlpConfig = MlpConfig()
     scoring: ScoringConfig = ScoringConfig()
+    interest: InterestConfig = InterestConfig()
+    ignored_fields: tuple[str, ...] = ()
     mask_embedding: Literal["field", "shared", "zero"] = "field"
     unknown: Literal["row", "mask"] = "row"
     rare_count: int = Setting(0, ge=0)
@@ -269,6 +290,11 @@ class Config(_Section):
 
     def to_yaml(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+    def settings_of(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
+        """What the result of a stage depends on, beside its data and its start: the seed, and sections as plain values."""
+        sections = ("seed", "model", "input", "runtime", stage) + (("diffusion",) if stage == "pretrain" else ())
+        return self.model_dump(mode="json", include=set(sections))
 
 
 def _assign(content: dict[str, Any], assignment: str) -> None:
