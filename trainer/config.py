@@ -208,6 +208,8 @@ class StageConfig(_Section):
       patience: training stops after so many epochs in a row that do not improve the monitor.
       new_rows: with --init_from, where a table row starts whose value the earlier model did not know: at the mask embedding
         of its field, or at the field's row of unknown values.
+      averaging: factor d of an exponential moving average of all weights, a step; the averaged weights are what is validated,
+        saved as the model and exported. 0: none (see `trainer.averaging`).
     """
 
     epochs: int = Setting(ge=1)
@@ -221,18 +223,78 @@ class StageConfig(_Section):
     learning_rate_factor: float = Setting(0.1, gt=0, le=1)
     patience: int = Setting(4, ge=1)
     new_rows: Literal["mask", "unknown"] = "mask"
+    averaging: float = Setting(0.0, ge=0, lt=1)
+
+
+class MapConfig(_Section):
+    """MAP's masked-feature and replaced-feature pre-training (see `trainer.map_pretraining`)."""
+
+    rate: float = Setting(0.3, gt=0, lt=1, description="Share of a sample's fields that are masked or replaced.")
+    width: int = Setting(32, ge=1, description="Width of each field's vector in the head.")
+    noise_samples: int = Setting(512, ge=1, description="Values a batch draws as noise; masked features only.")
 
 
 class PretrainConfig(StageConfig):
+    """Pre-training.
+
+    Attributes:
+      objective: "diffusion" (`trainer.diffusion.objective`), or for comparison one of MAP's two, which use no label and whose
+        heads are dropped (`trainer.map_pretraining`).
+      map: their settings.
+    """
+
     epochs: int = Setting(10, ge=1)
     monitor: Literal["loss"] = "loss"
+    objective: Literal["diffusion", "masked_features", "replaced_features"] = "diffusion"
+    map: MapConfig = MapConfig()
+
+    @model_validator(mode="after")
+    def _reads_its_settings(self) -> "PretrainConfig":
+        default = MapConfig()
+        if self.objective == "diffusion" and self.map != default:
+            raise ValueError("pretrain.map has no effect with pretrain.objective=diffusion")
+        if self.objective == "replaced_features" and self.map.noise_samples != default.noise_samples:
+            raise ValueError("pretrain.map.noise_samples has no effect with pretrain.objective=replaced_features")
+        return self
 
 
 class FinetuneConfig(StageConfig):
+    """Fine-tuning.
+
+    Attributes:
+      transfer: what is loaded from the pre-training (see `trainer.transfer`); the rest starts anew.
+      train: "no_table" freezes the shared table at the values it is loaded with.
+      decay_towards: what `table_decay` pulls looked-up rows towards: zero, or the values they had when the stage began.
+      table_learning_rate: factor of the table's learning rate.
+      auxiliary_diffusion: weight of the diffusion loss as an auxiliary term beside the click loss.
+    """
+
     epochs: int = Setting(30, ge=1)
     dropout: float = Setting(0.2, ge=0, lt=1)
     feature_mask_rate: float = Setting(0.0, ge=0, lt=1, description="Share of features masked at random in training.")
     monitor: Literal["auc", "logloss"] = "auc"
+    transfer: Literal["all", "embeddings", "scorer"] = "all"
+    train: Literal["all", "no_table"] = "all"
+    decay_towards: Literal["zero", "pretrained"] = "zero"
+    table_learning_rate: float = Setting(1.0, gt=0)
+    auxiliary_diffusion: float = Setting(0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _settings_of_the_table_agree(self) -> "FinetuneConfig":
+        if self.train == "no_table":
+            if self.table_decay:
+                raise ValueError("finetune.table_decay has no effect with finetune.train=no_table, which freezes the table: set it to 0")
+            if self.table_learning_rate != 1.0:
+                raise ValueError("finetune.table_learning_rate has no effect with finetune.train=no_table, which freezes the table")
+            if self.transfer == "scorer":
+                raise ValueError("finetune.train=no_table with finetune.transfer=scorer would freeze a table of random values")
+        if self.decay_towards == "pretrained":
+            if not self.table_decay:
+                raise ValueError("finetune.decay_towards=pretrained needs finetune.table_decay above 0")
+            if self.transfer == "scorer":
+                raise ValueError("finetune.decay_towards=pretrained with finetune.transfer=scorer: the table starts at random values, "
+                                 "none of which is pre-trained")
+        return self
 
 
 class InputConfig(_Section):
@@ -244,10 +306,19 @@ class InputConfig(_Section):
         with up to three windows in memory.
       corrupt_records: share of a split's records that may be damaged and left out. At 0 damage ends the run where it is
         met; above, every file is checked before the first step.
+      label_share: share of the training rows whose label is used; the others count as rows without label. Which rows these
+        are depends on their places in the split alone, and a smaller share is a part of a larger one.
     """
 
     window_rows: int = Setting(1_000_000, ge=1)
     corrupt_records: float = Setting(0.0, ge=0, lt=1)
+    label_share: float = Setting(1.0, gt=0, le=1)
+
+    @model_validator(mode="after")
+    def _counts_rows_as_written(self) -> "InputConfig":
+        if self.label_share < 1 and self.corrupt_records:
+            raise ValueError("input.label_share below 1 chooses rows by their places, which input.corrupt_records above 0 would move")
+        return self
 
 
 class RuntimeConfig(_Section):
@@ -286,6 +357,13 @@ class Config(_Section):
         if self.model.time_input != "none" and self.diffusion.schedule == "fixed":
             raise ValueError("`model.time_input` has no effect with `diffusion.schedule: fixed`, as all samples have the same masking "
                              "rate: use another schedule or `model.time_input: none`")
+        return self
+
+    @model_validator(mode="after")
+    def _trains_by_diffusion(self) -> "Config":
+        if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion and self.diffusion != DiffusionConfig():
+            raise ValueError(f"the section diffusion has no effect with pretrain.objective={self.pretrain.objective}: leave it out, or "
+                             "empty it with --set 'diffusion={}'")
         return self
 
     def to_yaml(self) -> str:
