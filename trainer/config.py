@@ -250,11 +250,10 @@ class PretrainConfig(StageConfig):
 
     @model_validator(mode="after")
     def _reads_its_settings(self) -> "PretrainConfig":
-        default = MapConfig()
-        if self.objective == "diffusion" and self.map != default:
-            raise ValueError("pretrain.map has no effect with pretrain.objective=diffusion")
-        if self.objective == "replaced_features" and self.map.noise_samples != default.noise_samples:
-            raise ValueError("pretrain.map.noise_samples has no effect with pretrain.objective=replaced_features")
+        if self.objective == "diffusion":
+            self._refuse_idle("with `objective: diffusion`", "map")
+        if self.objective == "replaced_features":
+            self.map._refuse_idle("with `objective: replaced_features`", "noise_samples")
         return self
 
 
@@ -282,18 +281,12 @@ class FinetuneConfig(StageConfig):
     @model_validator(mode="after")
     def _settings_of_the_table_agree(self) -> "FinetuneConfig":
         if self.train == "no_table":
-            if self.table_decay:
-                raise ValueError("finetune.table_decay has no effect with finetune.train=no_table, which freezes the table: set it to 0")
-            if self.table_learning_rate != 1.0:
-                raise ValueError("finetune.table_learning_rate has no effect with finetune.train=no_table, which freezes the table")
-            if self.transfer == "scorer":
-                raise ValueError("finetune.train=no_table with finetune.transfer=scorer would freeze a table of random values")
-        if self.decay_towards == "pretrained":
-            if not self.table_decay:
-                raise ValueError("finetune.decay_towards=pretrained needs finetune.table_decay above 0")
-            if self.transfer == "scorer":
-                raise ValueError("finetune.decay_towards=pretrained with finetune.transfer=scorer: the table starts at random values, "
-                                 "none of which is pre-trained")
+            self._refuse_idle("with `train: no_table`, which freezes the table", "table_decay", "table_learning_rate")
+        if self.decay_towards == "pretrained" and not self.table_decay:
+            raise ValueError("`decay_towards: pretrained` has no effect without `table_decay`: give it a value above 0")
+        if self.transfer == "scorer" and (self.train == "no_table" or self.decay_towards == "pretrained"):
+            raise ValueError("`transfer: scorer` leaves the table at random values, so there are none to keep: leave out "
+                             "`train: no_table` and `decay_towards: pretrained`")
         return self
 
 
@@ -317,7 +310,7 @@ class InputConfig(_Section):
     @model_validator(mode="after")
     def _counts_rows_as_written(self) -> "InputConfig":
         if self.label_share < 1 and self.corrupt_records:
-            raise ValueError("input.label_share below 1 chooses rows by their places, which input.corrupt_records above 0 would move")
+            raise ValueError("`label_share` below 1 chooses rows by their places, which `corrupt_records` above 0 would move: use one of them")
         return self
 
 
@@ -361,9 +354,8 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _trains_by_diffusion(self) -> "Config":
-        if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion and self.diffusion != DiffusionConfig():
-            raise ValueError(f"the section diffusion has no effect with pretrain.objective={self.pretrain.objective}: leave it out, or "
-                             "empty it with --set 'diffusion={}'")
+        if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion:
+            self._refuse_idle(f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')", "diffusion")
         return self
 
     def to_yaml(self) -> str:
@@ -371,7 +363,8 @@ class Config(_Section):
 
     def settings_of(self, stage: Literal["pretrain", "finetune"]) -> dict[str, Any]:
         """What the result of a stage depends on, beside its data and its start: the seed, and sections as plain values."""
-        sections = ("seed", "model", "input", "runtime", stage) + (("diffusion",) if stage == "pretrain" else ())
+        diffuses = stage == "pretrain" or self.finetune.auxiliary_diffusion
+        sections = ("seed", "model", "input", "runtime", stage) + (("diffusion",) if diffuses else ())
         return self.model_dump(mode="json", include=set(sections))
 
 
