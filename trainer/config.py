@@ -73,6 +73,39 @@ class MlpConfig(_Section):
     batch_norm: bool = True
 
 
+class StreamConfig(MlpConfig):
+    """One of FinalMLP's two streams; its dropout is that of fine-tuning.
+
+    Attributes:
+      gate_fields: names of the fields whose embeddings decide how much each feature counts in this stream; where there are
+        none, it is the same for all samples.
+    """
+
+    gate_fields: tuple[str, ...] = ()
+
+
+class FinalMlpConfig(_Section):
+    """FinalMLP (see `trainer.baselines.finalmlp`).
+
+    Attributes:
+      gate_hidden_units: hidden layers of both gates.
+      heads: groups of the streams' outputs within which the fusion is bilinear.
+    """
+
+    first: StreamConfig = StreamConfig()
+    second: StreamConfig = StreamConfig()
+    gate_hidden_units: tuple[Annotated[int, Setting(ge=1)], ...] = (64,)
+    heads: int = Setting(10, ge=1)
+
+    @model_validator(mode="after")
+    def _heads_divide_both_streams(self) -> "FinalMlpConfig":
+        widths = self.first.hidden_units[-1], self.second.hidden_units[-1]
+        if any(width % self.heads for width in widths):
+            raise ValueError(f"finalmlp.heads must divide the last hidden units of both streams, received {self.heads} heads and "
+                             f"{widths[0]} and {widths[1]} units")
+        return self
+
+
 class ScoringConfig(_Section):
     """How a field's query vector is scored against the shared table (see `trainer.scoring.FieldScoring`).
 
@@ -133,6 +166,8 @@ class ModelConfig(_Section):
     """The network.
 
     Attributes:
+      kind: "dgenctr", or one of the discriminative models of `trainer.baselines` to compare it with. The section of a network
+        that is not chosen is not read: `lr` and `fm` have none, `deepfm` and `mlp` read `mlp`, `dcn_v2` reads `dcn`.
       ignored_fields: names of fields of the data folder that the model does not read: they are no tokens, and not predicted.
       mask_embedding: what a masked token holds: a learned vector of its field, one learned vector that all fields share, or
         zeros.
@@ -142,6 +177,7 @@ class ModelConfig(_Section):
       time_input: "sinusoidal" tells the network the masking rate of the sample (see `trainer.diffusion.time.TimeInput`).
     """
 
+    kind: Literal["dgenctr", "lr", "fm", "deepfm", "dcn_v2", "finalmlp", "mlp"] = "dgenctr"
     embedding_dim: int = Setting(16, ge=1)
     embedding_init: float = Setting(0.01, gt=0, description="Standard deviation of the table's first values.")
     backbone: Literal["dcn", "hstu", "transformer", "mlp"] = "dcn"
@@ -149,6 +185,7 @@ class ModelConfig(_Section):
     hstu: HstuConfig = HstuConfig()
     transformer: TransformerConfig = TransformerConfig()
     mlp: MlpConfig = MlpConfig()
+    finalmlp: FinalMlpConfig = FinalMlpConfig()
     scoring: ScoringConfig = ScoringConfig()
     interest: InterestConfig = InterestConfig()
     ignored_fields: tuple[str, ...] = ()
@@ -156,6 +193,20 @@ class ModelConfig(_Section):
     unknown: Literal["row", "mask"] = "row"
     rare_count: int = Setting(0, ge=0)
     time_input: Literal["none", "sinusoidal"] = "none"
+
+    @property
+    def table_width(self) -> int:
+        """Columns of the shared table: the embedding, and for some baselines the value's own weight."""
+        return {"lr": 1, "fm": self.embedding_dim + 1, "deepfm": self.embedding_dim + 1}.get(self.kind, self.embedding_dim)
+
+    @model_validator(mode="after")
+    def _baselines_read_their_settings(self) -> "ModelConfig":
+        if self.kind != "dgenctr":
+            self._refuse_idle(f"with `kind: {self.kind}`, which has a network of its own and neither masks nor generated values",
+                              "backbone", "scoring", "mask_embedding", "unknown", "rare_count", "time_input")
+        if self.kind == "lr":
+            self._refuse_idle("with `kind: lr`, which has no embeddings", "embedding_dim")
+        return self
 
     @model_validator(mode="after")
     def _rare_values_are_masked(self) -> "ModelConfig":
@@ -174,6 +225,8 @@ class DiffusionConfig(_Section):
       label: "token": the label is a token like the others; "absent": it is always masked and never predicted, so that
         pre-training knows no labels and the click's scoring function starts untrained.
       loss_weights: of a masked token's loss (see `trainer.diffusion.weights`).
+      held_out: how a sequence is pre-trained. "item": one of its items, drawn at random, is hidden and predicted from the rest;
+        "history": it is masked as a whole and one item predicted; "none": it is never masked.
     """
 
     schedule: Literal["linear", "cosine", "fixed"] = "linear"
@@ -182,6 +235,7 @@ class DiffusionConfig(_Section):
     fixed_rate: float = Setting(0.3, gt=0, lt=1, description="The masking rate of schedule `fixed`.")
     label: Literal["token", "absent"] = "token"
     loss_weights: Literal["equal", "inverse_rate", "learned", "learned_reversed"] = "equal"
+    held_out: Literal["item", "history", "none"] = "item"
 
     @model_validator(mode="after")
     def _every_setting_counts(self) -> "DiffusionConfig":
@@ -356,6 +410,16 @@ class Config(_Section):
     def _trains_by_diffusion(self) -> "Config":
         if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion:
             self._refuse_idle(f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')", "diffusion")
+        return self
+
+    @model_validator(mode="after")
+    def _baselines_fine_tune_plainly(self) -> "Config":
+        kind = self.model.kind
+        if kind != "dgenctr":
+            self.finetune._refuse_idle(f"with `model.kind: {kind}`, which is not pre-trained and masks nothing",
+                                       "feature_mask_rate", "transfer", "auxiliary_diffusion")
+        if kind in ("lr", "fm"):
+            self.finetune._refuse_idle(f"with `model.kind: {kind}`, which has no hidden layers", "dropout")
         return self
 
     def to_yaml(self) -> str:
