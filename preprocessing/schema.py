@@ -7,12 +7,13 @@ data folder. Everything that needs to know what a field is asks here.
 import hashlib
 import json
 import keyword
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 from pydantic import Field as Setting
 from typing_extensions import Self
 
@@ -361,6 +362,8 @@ class Schema(_Frozen):
     fields: tuple[AnyField, ...] = Setting(min_length=1)
     drift: DriftLimits = DriftLimits()
 
+    _left_out: frozenset[str] = PrivateAttr(frozenset())
+
     @field_validator("timestamp", mode="before")
     @classmethod
     def _column_is_enough(cls, timestamp: Any) -> Any:
@@ -433,10 +436,39 @@ class Schema(_Frozen):
         """Columns that a file may lack: the label's, where rows without label are kept."""
         return frozenset({self.label.column} if self.label.unlabelled == "keep" else ())
 
+    def without(self, names: Iterable[str]) -> Self:
+        """This schema for a model that does not read these fields: `id_fields` and `list_fields` lack them, and no others.
+
+        `fields`, the rows of the table and the records stay as they are, since the data folder does. `without(())` undoes it.
+
+        Raises:
+          UserError: a name is not that of an id or list field, or no id field is left.
+        """
+        left_out, whole = frozenset(names), self.model_copy()
+        whole._left_out = frozenset()
+        known = [field.name for field in whole.token_fields]
+        if unknown := sorted(left_out - set(known)):
+            raise UserError(f"`model.ignored_fields` names {', '.join(unknown)}, which schema {self.name!r} does not have as fields that a "
+                            f"model reads: expected some of {', '.join(known)}")
+        whole._left_out = left_out
+        if not whole.id_fields:
+            raise UserError(f"`model.ignored_fields` names every categorical and numeric field of schema {self.name!r}: leave at least one")
+        return whole
+
     @property
-    def id_fields(self) -> tuple[IdField, ...]:
+    def record_id_fields(self) -> tuple[IdField, ...]:
         """The fields with one id a row, in the order in which the records pack them into `ids`."""
         return tuple(field for field in self.fields if isinstance(field, IdField))
+
+    @property
+    def id_fields(self) -> tuple[IdField, ...]:
+        """Those of `record_id_fields` that are read."""
+        return tuple(field for field in self.record_id_fields if field.name not in self._left_out)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        """The places of `id_fields` among `record_id_fields`."""
+        return tuple(place for place, field in enumerate(self.record_id_fields) if field.name not in self._left_out)
 
     @property
     def numeric_fields(self) -> tuple[NumericField, ...]:
@@ -444,8 +476,18 @@ class Schema(_Frozen):
 
     @property
     def list_fields(self) -> tuple[ListField, ...]:
-        """The fields with several ids a row."""
-        return tuple(field for field in self.fields if isinstance(field, ListField))
+        """The fields with several ids a row that are read."""
+        return tuple(field for field in self.fields if isinstance(field, ListField) and field.name not in self._left_out)
+
+    @property
+    def token_fields(self) -> tuple[NamedField | NumericField, ...]:
+        """The fields that are tokens of a model, in the order of the tokens: id fields, then list fields."""
+        return self.id_fields + self.list_fields
+
+    def target(self, sequence: SequenceField) -> IdField | None:
+        """The id field of whose values a sequence is the history: the owner of its vocabulary, or the first that shares it."""
+        sharing = [field for field in self.id_fields if self.owner(field) is self.owner(sequence)]
+        return next((field for field in sharing if field is self.owner(field)), sharing[0] if sharing else None)
 
     @property
     def vector_fields(self) -> tuple[VectorField, ...]:

@@ -2,7 +2,7 @@
 
 A split's rows are decoded in windows of `input.window_rows` and shuffled by window. A split of one window is decoded
 once and stays in memory, as ids int32, label float32, group int64, weight float32: 4 (F + 1) bytes a row, 8 more with a
-group, 4 with a weight, and up to three times that while it is decoded. A larger one is read anew every epoch, with up to
+group, 4 with a weight, for each list field `max_length` ids of 1, 2 or 4 bytes, and up to three times that while it is decoded. A larger one is read anew every epoch, with up to
 three windows in memory: the one that is trained on, the next, and its parts before they are joined.
 
 Rows without label are for pre-training alone, where their label is -1; fine-tuning and evaluation do not get to see them,
@@ -13,7 +13,7 @@ import heapq
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from preprocessing.schema import (
     MANIFEST_FILE,
     SPLITS,
     TALLY_FILE,
-    IdField,
+    ListField,
     Schema,
     load_data_folder_schema,
     train_checksum,
@@ -43,6 +43,7 @@ from trainer.damaged_records import (
 
 SMALLEST_BATCH = 32
 UNLABELLED = -1
+NO_VALUE = -1  # fills up the rows of a list field
 _NOT_FEATURES = ("label", "group", "weight")
 _CHUNK_ROWS = 8192  # parsed at once
 # tf.data's graph rewrites would make the rows in memory constants of a graph: a copy, and an error above 2 GB.
@@ -57,9 +58,15 @@ def features_of(batch: Batch) -> Batch:
     return {name: values for name, values in batch.items() if name not in _NOT_FEATURES}
 
 
+def blank_features(schema: Schema) -> Batch:
+    """The features of one row in which everything is missing, as a batch holds them."""
+    lists = {field.name: tf.fill((1, field.max_length), NO_VALUE) for field in schema.list_fields}
+    return {"ids": tf.zeros((1, len(schema.id_fields)), tf.int32), **lists}
+
+
 @dataclass(frozen=True)
 class DataFolder:
-    """A finished data folder: its resolved schema and its manifest."""
+    """A finished data folder: its resolved schema, of which fields may be left unread, and its manifest."""
 
     path: Path
     schema: Schema
@@ -83,6 +90,10 @@ class DataFolder:
                 raise UserError(f"data folder {path}: {MANIFEST_FILE} has {stated:,} rows without label in split {split!r} and "
                                 f"{found:,} in its files; run `python -m preprocessing.task` again")
         return folder
+
+    def without(self, names: Iterable[str]) -> "DataFolder":
+        """This data folder for a model that does not read these fields; see `Schema.without`."""
+        return replace(self, schema=self.schema.without(names))
 
     def rows(self, split: str) -> int:
         """Rows of a split, those without label included."""
@@ -114,8 +125,8 @@ class DataFolder:
 
     @property
     def unread_fields(self) -> tuple[str, ...]:
-        """Names of the fields that no model reads yet: those with several values or a vector a row."""
-        return tuple(field.name for field in self.schema.fields if not isinstance(field, IdField))
+        """Names of the fields that no model reads yet: those with a vector a row."""
+        return tuple(field.name for field in self.schema.vector_fields)
 
     @cached_property
     def checksum(self) -> str:
@@ -129,7 +140,7 @@ class DataFolder:
 
     @cached_property
     def field_frequencies(self) -> tuple[np.ndarray, ...]:
-        """Training count of every value of each of `schema.id_fields`, int64 [rows], in that field alone."""
+        """Training count of every value of each of `schema.token_fields`, int64 [rows], in that field alone."""
         counts = {owner.name: self.frequencies[owner.offset:owner.offset + owner.rows] for owner in self.schema.owners}
         sharing = self.schema.sharing_fields
         if sharing:
@@ -138,17 +149,23 @@ class DataFolder:
                     own, owner = np.zeros(field.rows, np.int64), self.schema.owner(field).name
                     own[tally[f"shared {field.name} places"]] = tally[f"shared {field.name} counts"]
                     counts |= {field.name: own, owner: counts[owner] - own}
-        return tuple(counts[field.name] for field in self.schema.id_fields)
+        return tuple(counts[field.name] for field in self.schema.token_fields)
 
 
 def decoded_row_bytes(schema: Schema) -> int:
-    """Memory of a decoded row: ids int32 [F], label float32, group int64, weight float32."""
-    return 4 * len(schema.id_fields) + 4 + (8 if schema.group else 0) + (4 if schema.weight else 0)
+    """Memory of a decoded row: ids int32 [F], label float32, group int64, weight float32, lists in the fewest bytes an id."""
+    lists = sum(field.max_length * _list_dtype(field).size for field in schema.list_fields)
+    return 4 * len(schema.id_fields) + 4 + (8 if schema.group else 0) + (4 if schema.weight else 0) + lists
+
+
+def _list_dtype(field: ListField) -> tf.DType:
+    """The narrowest type of integers that holds the ids of a list field."""
+    return next(dtype for dtype in (tf.int8, tf.int16, tf.int32) if field.rows - 1 <= dtype.max)
 
 
 def _parse_with(schema: Schema, some_unlabelled: bool) -> Callable[[tf.Tensor], Batch]:
     features = {
-        "ids": tf.io.FixedLenFeature([len(schema.id_fields)], tf.int64),
+        **feature_spec(schema),
         "label": tf.io.FixedLenFeature([1], tf.int64, [UNLABELLED] if some_unlabelled else None),
     }
     if schema.group:
@@ -158,10 +175,39 @@ def _parse_with(schema: Schema, some_unlabelled: bool) -> Callable[[tf.Tensor], 
 
     def parse(serialized: tf.Tensor) -> Batch:
         parsed = tf.io.parse_example(serialized, features)
-        batch = {"ids": tf.cast(parsed["ids"], tf.int32), "label": tf.cast(parsed["label"][:, 0], tf.float32)}
-        return batch | {name: parsed[name][:, 0] for name in ("group", "weight") if name in parsed}
+        batch = {"ids": _read_ids(schema, parsed["ids"]), "label": tf.cast(parsed["label"][:, 0], tf.float32)}
+        batch |= {name: parsed[name][:, 0] for name in ("group", "weight") if name in parsed}
+        return batch | {field.name: _padded(field, parsed[field.name], _list_dtype(field)) for field in schema.list_fields}
 
     return parse
+
+
+def feature_spec(schema: Schema) -> dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature]:
+    """How the features of records are parsed, before `features_of_records`."""
+    lists = {field.name: tf.io.RaggedFeature(tf.int64) for field in schema.list_fields}
+    return {"ids": tf.io.FixedLenFeature([len(schema.record_id_fields)], tf.int64), **lists}
+
+
+def features_of_records(schema: Schema, parsed: Batch) -> Batch:
+    """The features of a batch from parsed records: ids int32 [B, N], lists int32 [B, max_length]."""
+    lists = {field.name: _padded(field, parsed[field.name], tf.int32) for field in schema.list_fields}
+    return {"ids": _read_ids(schema, parsed["ids"]), **lists}
+
+
+def _read_ids(schema: Schema, ids: tf.Tensor) -> tf.Tensor:
+    """int32 [B, N] of the fields that are read, from ids of all."""
+    ids = tf.cast(ids, tf.int32)
+    places = schema.places
+    return ids if len(places) == ids.shape[1] else tf.gather(ids, places, axis=1)
+
+
+def _padded(field: ListField, ids: tf.RaggedTensor, dtype: tf.DType) -> tf.Tensor:
+    return tf.cast(ids.to_tensor(NO_VALUE, shape=[None, field.max_length]), dtype)
+
+
+def _widened(batch: Batch) -> Batch:
+    """Lists as int32."""
+    return {name: tf.cast(values, tf.int32) if values.dtype in (tf.int8, tf.int16) else values for name, values in batch.items()}
 
 
 def _keep_labelled(rows: Batch) -> Batch:
@@ -302,8 +348,8 @@ class TrainingSplit(_Split):
         self._window_rows = -(-window_rows // self.batch_size) * self.batch_size
 
     def epoch(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
-        """Batches {"ids": int32 [B, F], "label": float [B]}, and "group": int64 [B] or "weight": float [B] where the schema
-        has one.
+        """Batches {"ids": int32 [B, N], "label": float [B]}, each list field by its name, int32 [B, max_length] filled up with -1,
+        and "group": int64 [B] or "weight": float [B] where the schema has one.
 
         Args:
           epoch: number of the pass, from 0.
@@ -338,7 +384,7 @@ class TrainingSplit(_Split):
 
         def batch(step: tf.Tensor) -> Batch:
             chosen = tf.slice(order, [step * self.batch_size], [self.batch_size])
-            return {name: tf.gather(values, chosen) for name, values in rows.items()}
+            return _widened({name: tf.gather(values, chosen) for name, values in rows.items()})
 
         return tf.data.Dataset.range(first_step, size // self.batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -387,7 +433,7 @@ class EvaluationSplit(_Split):
         else:
             rows = self._decoded(self._files)
         read = 0
-        for batch in self.iterate(rows.rebatch(batch_size).prefetch(tf.data.AUTOTUNE)):
+        for batch in self.iterate(rows.rebatch(batch_size).map(_widened).prefetch(tf.data.AUTOTUNE)):
             read += len(batch["label"])
             yield batch
         self._require_all(read)

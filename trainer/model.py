@@ -9,9 +9,12 @@ from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.backbones import build_backbone
 from trainer.click_model import ClickModel, Features, Stage
-from trainer.config import Config
+from trainer.config import Config, DiffusionConfig
 from trainer.diffusion.objective import DiffusionObjective
+from trainer.diffusion.time import TimeInput
+from trainer.diffusion.weights import LearnedWeights
 from trainer.embedding import SharedEmbedding
+from trainer.input import blank_features
 from trainer.scoring import FieldScoring, LabelScoring
 
 
@@ -39,11 +42,17 @@ class DGenCTR(ClickModel):
                  frequencies: Sequence[np.ndarray] | None = None, click_rate: float = 0.5):
         super().__init__(schema, config, stage)
         dim = config.model.embedding_dim
-        self.embedding = SharedEmbedding(schema, dim, config.model.embedding_init, name="embedding")
+        self.embedding = SharedEmbedding(
+            schema, dim, config.model.embedding_init, config.model.mask_embedding, config.model.unknown, config.model.rare_count,
+            config.model.interest, name="embedding")
         self.backbone = build_backbone(config.model, getattr(config, stage).dropout)
         self._compiled_backbone = tf.function(self.backbone, jit_compile=True)
-        self.field_scoring = FieldScoring(config.model.scoring, len(schema.id_fields), dim, name="field_scoring")
+        self.field_scoring = FieldScoring(config.model.scoring, self.embedding.num_fields, dim, name="field_scoring")
         self.label_scoring = LabelScoring(dim, min(max(click_rate, 1e-6), 1 - 1e-6), name="label_scoring")
+        self.time_input = TimeInput(dim, name="time_input") if config.model.time_input == "sinusoidal" else None
+        self.loss_weights = _learned_weights(config.diffusion, self.embedding.num_fields)
+        if frequencies is not None:
+            self.embedding.set_rare_rows(frequencies)
         if stage == "pretrain" and frequencies is None:
             raise UserError("pre-training needs the training frequencies of the data folder")
         if stage == "pretrain":
@@ -52,16 +61,32 @@ class DGenCTR(ClickModel):
 
     def _build_variables(self) -> None:
         """Creates every variable of both stages, so that a restored checkpoint always finds its place."""
-        hidden = self.backbone(self.embedding.click_tokens({"ids": tf.zeros((1, len(self.schema.id_fields)), tf.int32)}))
+        hidden = self.hidden(self.embedding.click_tokens(blank_features(self.schema)))
         self.field_scoring(hidden)
         self.label_scoring(hidden, self.embedding.label_embeddings)
 
     @property
     def parts(self) -> tuple[tf.keras.layers.Layer, ...]:
-        return self.embedding, self.backbone, self.field_scoring, self.label_scoring
+        optional = [part for part in (self.time_input, self.loss_weights) if part is not None]
+        return self.embedding, self.backbone, self.field_scoring, self.label_scoring, *optional
 
-    def hidden(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
-        """The backbone's state, [B, h] or [B, N+1, h], of tokens [B, N+1, d]; dropout is drawn from `seed`, int [2], if any."""
+    def hidden(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None,
+               rates: tf.Tensor | None = None) -> tf.Tensor:
+        """The backbone's state.
+
+        Args:
+          tokens: [B, N+1, d].
+          training: whether batch normalisation takes the moments of the batch.
+          seed: int [2], from which dropout is drawn, if any.
+          rates: masking rate of each sample, float [B], for a network with time input; by default 1 / (N+1), that of a
+            sample in which only the label is masked.
+
+        Returns:
+          [B, h] or [B, N+1, h].
+        """
+        if self.time_input:
+            times = self.time_input(tf.constant([1.0 / tokens.shape[1]]) if rates is None else rates)  # (1, d) or (B, d)
+            tokens += times[:, tf.newaxis]
         compiled = training and self.run_config.runtime.xla
         return (self._compiled_backbone if compiled else self.backbone)(tokens, training=training, seed=seed)
 
@@ -79,8 +104,9 @@ class DGenCTR(ClickModel):
         if not rate:
             tokens = self.embedding.click_tokens(batch)
         else:
-            uniform = tf.random.stateless_uniform(tf.shape(batch["ids"]), mask_seed)  # (B, N)
-            mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, N+1)
+            shape = tf.shape(batch["ids"])[0], self.embedding.num_fields
+            uniform = tf.random.stateless_uniform(shape, mask_seed)  # (B, F)
+            mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, F+1)
             tokens = self.embedding(batch, batch["label"], mask)
         return self._click_logits_of(tokens, training=True, seed=dropout_seed)
 
@@ -88,7 +114,21 @@ class DGenCTR(ClickModel):
         return self.objective.loss_parts(batch, training)
 
     @property
+    def predicts_clicks(self) -> bool:
+        """Whether the stage trains the click's scoring function."""
+        return self.stage == "finetune" or self.run_config.diffusion.label == "token"
+
+    @property
     def stage_variables(self) -> list[tf.Variable]:
-        """What the stage trains, in a fixed order: fine-tuning has no loss that reaches the field scorers."""
-        idle = {id(v) for v in self.field_scoring.variables} if self.stage == "finetune" else set()
+        """What the stage trains, in a fixed order: no click loss reaches the field scorers, and without one nothing the label's."""
+        unused = [] if self.predicts_clicks else [*self.label_scoring.variables, self.embedding.label_embeddings]
+        if self.stage == "finetune":
+            unused += [*self.field_scoring.variables, *(self.loss_weights.variables if self.loss_weights else [])]
+        idle = {id(variable) for variable in unused}
         return [variable for variable in self.trainable_variables if id(variable) not in idle]
+
+
+def _learned_weights(config: DiffusionConfig, num_fields: int) -> LearnedWeights | None:
+    if config.loss_weights not in ("learned", "learned_reversed"):
+        return None
+    return LearnedWeights(num_fields + (config.label == "token"), config.loss_weights == "learned_reversed", name="loss_weights")

@@ -7,14 +7,16 @@ from trainer.products import Dense, matmul
 
 
 class FieldScoring(tf.keras.layers.Layer):
-    """One linear map G_k per field, scored against the tied input embeddings.
+    """One scoring function G_k per field, scored against the tied input embeddings.
 
-        z_k = G_k(H) = H_k W_k + c_k
+        z_k = G_k(H) = H_k W_k + c_k                          (function "field")
+        z_k = G(H) + c_k = H_k W + c_k                        (function "shared": c_k is all that is the field's own)
+        with hidden units, H_k is replaced by ReLU(H_k V_k + b_k), or ReLU(H_k V + b)
         s_k(v) = cos(z_k, e(v)) / tau       (similarity "cosine"; tau learned, shared by the fields)
         s_k(v) = z_k . e(v)                 (similarity "dot")
 
     Args:
-      config: similarity, start temperature and whether it is learned.
+      config: function, hidden units, similarity, start temperature and whether it is learned.
       num_fields: N.
       dim: embedding width d.
 
@@ -28,29 +30,56 @@ class FieldScoring(tf.keras.layers.Layer):
         self._cosine = config.similarity == "cosine"
         self._start = config.temperature
         self._learned = config.learn_temperature
+        self._shared = config.function == "shared"
+        self._hidden_units = config.hidden_units
         self._num_fields = num_fields
         self._dim = dim
 
     def build(self, hidden_shape: tf.TensorShape) -> None:
-        width = hidden_shape[-1]
-        glorot = tf.keras.initializers.VarianceScaling(2.0 * width / (width + self._dim), "fan_in")
-        self._per_token = len(hidden_shape) == 3
-        shape = (self._num_fields, width, self._dim) if self._per_token else (width, self._num_fields * self._dim)
-        self.kernel = self.add_weight("kernel", shape, initializer=glorot)
+        width, per_field = hidden_shape[-1], len(hidden_shape) == 3
+        self.hidden_kernel = self.hidden_bias = None
+        if self._hidden_units:
+            self.hidden_kernel = self._add_kernel("hidden_kernel", per_field, width, self._hidden_units)
+            self.hidden_bias = self.add_weight(
+                "hidden_bias", (1 if self._shared else self._num_fields, self._hidden_units), initializer="zeros")
+            width, per_field = self._hidden_units, True
+        self.kernel = self._add_kernel("kernel", per_field, width, self._dim)
         self.bias = self.add_weight("bias", (self._num_fields, self._dim), initializer="zeros")
         self.log_temperature = self.add_weight(
             "log_temperature", (), trainable=self._learned and self._cosine,
             initializer=tf.keras.initializers.Constant(tf.math.log(self._start).numpy()))
         super().build(hidden_shape)
 
+    def _add_kernel(self, name: str, per_field: bool, width: int, units: int) -> tf.Variable:
+        """A kernel [width, units] for all fields; or one each, [N, width, units], or [width, N units] for a state that they share."""
+        glorot = tf.keras.initializers.VarianceScaling(2.0 * width / (width + units), "fan_in")
+        own = (self._num_fields, width, units) if per_field else (width, self._num_fields * units)
+        return self.add_weight(name, (width, units) if self._shared else own, initializer=glorot)
+
+    @property
+    def per_field_variables(self) -> list[tf.Variable]:
+        """Those whose first axis counts fields."""
+        if self._shared:
+            return [self.bias]
+        kernels = [kernel for kernel in (self.hidden_kernel, self.kernel) if kernel is not None and kernel.shape.rank == 3]
+        return kernels + [bias for bias in (self.hidden_bias, self.bias) if bias is not None]
+
     def call(self, hidden: tf.Tensor) -> tf.Tensor:
         """Query vectors z [N, B, d] of all fields: field-major, as each field is scored on its own."""
-        if self._per_token:
-            queries = matmul(tf.transpose(hidden[:, :-1], (1, 0, 2)), self.kernel)  # (N, B, d)
-        else:
-            flat = matmul(hidden, self.kernel)  # (B, N d)
-            queries = tf.transpose(tf.reshape(flat, (-1, self._num_fields, self._dim)), (1, 0, 2))
-        return queries + self.bias[:, tf.newaxis]
+        state = hidden if hidden.shape.rank == 2 else tf.transpose(hidden[:, :-1], (1, 0, 2))  # (B, h) or (N, B, h)
+        if self._hidden_units:
+            state = tf.nn.relu(self._product(state, self.hidden_kernel) + self.hidden_bias[:, tf.newaxis])  # (N or 1, B, units)
+        return self._product(state, self.kernel) + self.bias[:, tf.newaxis]
+
+    def _product(self, state: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
+        """State [B, k] or [N, B, k] times the fields' kernels: [N, B, units], or [1, B, units] where all fields have the same."""
+        if kernel.shape.rank == 3:
+            return matmul(state, kernel)
+        flat, units = matmul(tf.reshape(state, (-1, state.shape[-1])), kernel), kernel.shape[1]
+        if self._shared:
+            return tf.reshape(flat, (state.shape[0] if state.shape.rank == 3 else 1, -1, units))
+        units //= self._num_fields
+        return tf.transpose(tf.reshape(flat, (-1, self._num_fields, units)), (1, 0, 2))
 
     def as_queries(self, queries: tf.Tensor) -> tf.Tensor:
         """Queries [..., d] such that query . key is the score."""

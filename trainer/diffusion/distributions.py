@@ -13,11 +13,11 @@ from trainer.scoring import FieldScoring
 
 
 class FieldDistributions:
-    """p(x_k = v | visible tokens) = softmax over v of s_k(v) + log p_k(v), for every id field k.
+    """p(x_k = v | visible tokens) = softmax over v of s_k(v) + log p_k(v), for every field k.
 
-    s_k is the field's scoring function, p_k(v) the training share of value v (`scoring.prior`; not in the paper). Fields of
-    more than `scoring.full_softmax_rows` rows are normalised over candidates from the batch, whose scores are corrected by
-    -log q(v), the probability that v is among them; with the prior the two nearly cancel for rare values.
+    s_k is the field's scoring function, p_k(v) the training share of value v (`scoring.prior`; not in the paper). Large fields
+    (`scoring.candidates`) are normalised over candidates from the batch, whose scores are corrected by -log q(v), the
+    probability that v is among them; with the prior the two nearly cancel for rare values.
 
     Fields that share a vocabulary share its embeddings. Scoring function, p and q are each field's own: how a value is
     distributed over them is no property of the value.
@@ -26,37 +26,42 @@ class FieldDistributions:
       schema: a resolved schema.
       config: the scoring's configuration.
       scoring, embedding: layers of the model.
-      frequencies: of each id field the training count of every value, int64 [rows].
+      frequencies: of each of `schema.token_fields` the training count of every value, int64 [rows].
     """
 
     def __init__(self, schema: Schema, config: ScoringConfig, scoring: FieldScoring, embedding: SharedEmbedding,
                  frequencies: Sequence[np.ndarray]):
-        self._fields = schema.id_fields
+        self._fields = schema.token_fields
+        self._ids = len(schema.id_fields)
         self._config = config
         self._scoring = scoring
         self._embedding = embedding
-        self._full = [k for k, field in enumerate(self._fields) if field.rows <= config.full_softmax_rows]
+        self._full = [k for k, field in enumerate(self._fields) if config.is_full(field.rows)]
         self._log_shares = [tf.constant(log_shares(counts)) for counts in frequencies]
         self._seen = [tf.constant(counts > 0) for counts in frequencies]
 
-    def losses(self, ids: tf.Tensor, mask: tf.Tensor, queries: tf.Tensor) -> list[tf.Tensor]:
-        """Summed cross-entropy of each field over the samples in which it is masked, scalars in field order.
+    def losses(self, values: tf.Tensor, mask: tf.Tensor, queries: tf.Tensor) -> list[tf.Tensor]:
+        """Cross-entropies of each field in the samples in which it is masked, in their order: float [M_k], field by field.
 
         Args:
-          ids: int [B, N]; mask: bool [B, N]; queries: float [N, B, d].
+          values: int [B, F], of a list the one that is predicted, or -1; mask: bool [B, F]; queries: float [F, B, d].
         """
-        mask = tf.stack(tf.unstack(mask, axis=1))  # (N, B); oneDNN prints a warning for a transpose of truth values
-        counts = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # (N,)
+        mask = tf.stack(tf.unstack(mask, axis=1))  # (F, B); oneDNN prints a warning for a transpose of truth values
+        counts = tf.reduce_sum(tf.cast(mask, tf.int32), axis=1)  # (F,)
         cells = tf.where(mask)  # (M, 2), field by field
         masked_queries = tf.split(self._scoring.as_queries(tf.gather_nd(queries, cells)), counts, num=len(self._fields))
-        masked_ids = tf.split(tf.gather_nd(ids, tf.reverse(cells, [1])), counts, num=len(self._fields))
+        masked_ids = tf.split(tf.gather_nd(values, tf.reverse(cells, [1])), counts, num=len(self._fields))
 
         keys = self._keys_of_full_fields()
         return [
             full_cross_entropy(query, keys[k], self.log_prior(k), true) if k in keys
-            else tf.reduce_sum(self._sampled_loss(k, query, true, ids[:, k]))
+            else self._sampled_loss(k, query, true, self._there(k, values[:, k]))
             for k, (query, true) in enumerate(zip(masked_queries, masked_ids, strict=True))
         ]
+
+    def _there(self, k: int, values: tf.Tensor) -> tf.Tensor:
+        """Values [B] of field k without those that stand for an empty list."""
+        return values if k < self._ids else tf.boolean_mask(values, values >= 0)
 
     def draw(self, k: int, queries: tf.Tensor, in_batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Draws a value of field k a row from p(x_k | visible tokens), int [B]; never one that no training row has.

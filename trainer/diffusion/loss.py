@@ -9,11 +9,11 @@ SAFE_SPREAD = 80.0  # exp(-80) is still a normal float32
 
 @tf.custom_gradient
 def full_cross_entropy(queries: tf.Tensor, keys: tf.Tensor, log_prior: tf.Tensor, true: tf.Tensor):
-    """Cross-entropy of a field over all its values, summed over the cells.
+    """Cross-entropies of a field over all its values, one a cell.
 
-        L = sum_i log Z_i - s_i(x_i),    s_i(v) = q_i . k_v + log p(v),    Z_i = sum_v exp(s_i(v))
-        dL/dq_i = sum_v softmax_i(v) k_v - k_{x_i}
-        dL/dk_v = sum_i softmax_i(v) q_i - sum_{i: x_i = v} q_i
+        l_i = log Z_i - s_i(x_i),    s_i(v) = q_i . k_v + log p(v),    Z_i = sum_v exp(s_i(v))
+        dl_i/dq_i = sum_v softmax_i(v) k_v - k_{x_i}
+        sum_i u_i dl_i/dk_v = sum_i softmax_i(v) u_i q_i - sum_{i: x_i = v} u_i q_i
 
     One [M, V] array is written, exp(s - bound); Z and both gradients are matrix products with it. The usual way, matrix
     product, softmax and their gradients, writes it five times and takes about three times as long. The bound
@@ -24,7 +24,7 @@ def full_cross_entropy(queries: tf.Tensor, keys: tf.Tensor, log_prior: tf.Tensor
       true: x, int [M].
 
     Returns:
-      Scalar.
+      l, float [M].
     """
     length = tf.reduce_max(tf.norm(queries, axis=1)) * tf.reduce_max(tf.norm(keys, axis=1))
     bound = length + tf.reduce_max(log_prior)
@@ -39,11 +39,13 @@ def full_cross_entropy(queries: tf.Tensor, keys: tf.Tensor, log_prior: tf.Tensor
     true_scores = tf.reduce_sum(queries * true_keys, axis=1) + tf.gather(log_prior, true)
 
     def gradient(upstream: tf.Tensor):
-        of_keys = tf.matmul(weights, queries / totals[:, tf.newaxis], transpose_a=True)  # (V, d)
-        of_keys -= tf.math.unsorted_segment_sum(queries, true, tf.shape(keys)[0])
-        return upstream * (mean_keys - true_keys), upstream * of_keys, None, None
+        upstream = upstream[:, tf.newaxis]  # (M, 1)
+        weighted = upstream * queries
+        of_keys = tf.matmul(weights, weighted / totals[:, tf.newaxis], transpose_a=True)  # (V, d)
+        of_keys -= tf.math.unsorted_segment_sum(weighted, true, tf.shape(keys)[0])
+        return upstream * (mean_keys - true_keys), of_keys, None, None
 
-    return tf.reduce_sum(tf.math.log(totals) + highest + bound - true_scores), gradient
+    return tf.math.log(totals) + highest + bound - true_scores, gradient
 
 
 def _from_highest(scores: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
