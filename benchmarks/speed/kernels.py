@@ -42,7 +42,7 @@ def _softmax_pair() -> Pair:
         return tf.reduce_sum(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=true, logits=scores))
 
     return Pair("full softmax loss of a field: matmul + softmax op | one pass", usual,
-                lambda: full_cross_entropy(queries, keys, log_prior, true), [queries, keys])
+                lambda: tf.reduce_sum(full_cross_entropy(queries, keys, log_prior, true)), [queries, keys])
 
 
 def _dropout_pair() -> Pair:
