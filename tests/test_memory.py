@@ -13,7 +13,7 @@ from preprocessing.errors import UserError
 from trainer import memory
 from trainer.config import load_config
 from trainer.memory import available_bytes, checkpoint_bytes, parameter_counts, predict, refusal, require_memory
-from trainer.model import DGenCTR
+from trainer.models import build_model
 
 ROWS = {"train": 100_000, "valid": 1000, "test": 1000}
 
@@ -30,10 +30,17 @@ def parts(stage, schema, *assignments, resumed=False):
     [], ["model.backbone=hstu"], ["model.dcn.hidden_units=[]"], ["model.dcn.cross_layers=0", "model.dcn.batch_norm=false"],
     ["model.backbone=hstu", "model.hstu.layers=3", "model.embedding_dim=5"],
     ["model.backbone=transformer", "model.transformer.layers=3", "model.transformer.feed_forward=7", "model.embedding_dim=5"],
-    ["model.backbone=mlp", "model.mlp.hidden_units=[6, 5]"], ["model.backbone=mlp", "model.mlp.batch_norm=false"]])
+    ["model.backbone=mlp", "model.mlp.hidden_units=[6, 5]"], ["model.backbone=mlp", "model.mlp.batch_norm=false"],
+    ["model.mask_embedding=shared", "model.scoring.function=shared"], ["model.mask_embedding=zero", "model.time_input=sinusoidal"],
+    ["model.scoring.hidden_units=7", "diffusion.loss_weights=learned"],
+    ["model.scoring.hidden_units=7", "model.scoring.function=shared", "model.backbone=hstu", "diffusion.loss_weights=learned"],
+    ["model.scoring.hidden_units=7", "model.backbone=hstu", "diffusion.label=absent", "diffusion.loss_weights=learned_reversed"],
+    ["model.kind=lr"], ["model.kind=fm"], ["model.kind=deepfm", "model.mlp.hidden_units=[6, 5]"], ["model.kind=mlp"],
+    ["model.kind=dcn_v2", "model.dcn.batch_norm=false"], ["model.kind=dcn_v2", "model.dcn.cross_layers=0"],
+    ["model.kind=finalmlp", "model.finalmlp.first.gate_fields=[user, hour]", "model.finalmlp.second.hidden_units=[10]"]])
 def test_parameters_are_counted_as_the_model_has_them(assignments):
     config, schema = load_config(None, assignments), tiny_schema()
-    model = DGenCTR(schema, config, "finetune")
+    model = build_model(schema, config, "finetune")
     table, others = parameter_counts(config, schema)
     assert table == np.prod(model.embedding.table.shape)
     assert table + others == sum(np.prod(variable.shape) for variable in model.variables)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 from preprocessing.environment import available_cores
 from preprocessing.errors import UserError
-from preprocessing.schema import Schema
-from trainer.config import Config, ModelConfig
+from preprocessing.schema import ListField, Schema, SequenceField
+from trainer.config import Config, DcnConfig, MlpConfig, ModelConfig
+from trainer.diffusion.time import WAVES
 from trainer.input import decoded_row_bytes, fitting_batch_size
+from trainer.interest import recency_buckets
 from trainer.progress import print_table
 from trainer.runtime import resolved
 
@@ -24,6 +26,7 @@ FLOAT_BYTES = 4
 MOMENTS = 2  # of Adam, for every parameter
 EVALUATION_BATCH = 8192
 WINDOW_COPIES = 3
+LIST_VALUE_TENSORS = 8.0  # as wide as an embedding, for each value of a list
 BFLOAT16_SHARE = 0.88  # of what the network takes in float32
 ORDER_BYTES = 24  # of a row, while a window is shuffled
 
@@ -113,14 +116,30 @@ def _left_in_group(group: Path) -> list[float]:
 
 def parameter_counts(config: Config, schema: Schema) -> tuple[int, int]:
     """Parameters of the shared table, and of everything else."""
-    model, fields = config.model, len(schema.id_fields)
+    model, fields = config.model, len(schema.token_fields)
+    lists = sum(_list_parameters(config, schema, field) for field in schema.list_fields)
+    if model.kind != "dgenctr":
+        return schema.table_rows * model.table_width, _baseline_parameters(model, fields) + lists
     dim, tokens = model.embedding_dim, fields + 1
-    dense = (2 * tokens + 2) * dim  # mask, field and label embeddings
-    backbone, hidden = _backbone_parameters(model, tokens)
-    dense += backbone + fields * _linear(hidden, dim)
-    dense += 1  # temperature
+    masks = {"field": tokens, "shared": 1, "zero": 0}[model.mask_embedding]
+    dense = (masks + tokens + 2) * dim  # mask, field and label embeddings
+    backbone, hidden = _backbone_parameters(model, model.backbone, tokens)
+    dense += backbone + _scoring_parameters(model, fields, hidden) + 1  # temperature
     dense += _linear(hidden, dim) + 2  # label scoring
-    return schema.table_rows * dim, dense
+    dense += 2 * WAVES * dim * (model.time_input != "none")
+    if config.diffusion.loss_weights in ("learned", "learned_reversed"):
+        dense += fields + (config.diffusion.label == "token")
+    return schema.table_rows * dim, dense + lists
+
+
+def _list_parameters(config: Config, schema: Schema, field: ListField) -> int:
+    """Parameters that make one token of a list: the vector of the empty list, and of a sequence its attention."""
+    interest, width = config.model.interest, config.model.table_width
+    if not isinstance(field, SequenceField) or interest.attention == "mean":
+        return width
+    units = interest.hidden_units
+    attention = width * width if interest.attention == "dot" else _linear(width, units) + 2 * width * units + units
+    return width + recency_buckets(field.max_length) + width * (schema.target(field) is None) + attention
 
 
 def _linear(inputs: int, outputs: int) -> int:
@@ -128,22 +147,48 @@ def _linear(inputs: int, outputs: int) -> int:
     return (inputs + 1) * outputs
 
 
+def _scoring_parameters(model: ModelConfig, fields: int, hidden: int) -> int:
+    """Parameters of the fields' scoring functions, of which each field has a bias of its own."""
+    units, dim, maps = model.scoring.hidden_units, model.embedding_dim, fields if model.scoring.function == "field" else 1
+    behind = maps * _linear(hidden, units) if units else 0
+    return behind + maps * (units or hidden) * dim + fields * dim
+
+
 def _tower_parameters(width: int, hidden_units: Sequence[int], batch_norm: bool) -> int:
     inputs = (width, *hidden_units)
     return sum(inputs[layer] * units + (4 if batch_norm else 1) * units for layer, units in enumerate(hidden_units))
 
 
-def _backbone_parameters(model: ModelConfig, tokens: int) -> tuple[int, int]:
-    """Parameters of the backbone, and the width of its hidden state."""
-    start, settings = tokens * model.embedding_dim, getattr(model, model.backbone)
-    if model.backbone == "mlp":
+def _baseline_parameters(model: ModelConfig, fields: int) -> int:
+    """Parameters of a baseline's network: the bias of its logit, and what is behind the table."""
+    start = fields * model.embedding_dim
+    if model.kind in ("lr", "fm"):
+        return 1
+    if model.kind in ("deepfm", "mlp"):
+        return 1 + _tower_parameters(start, model.mlp.hidden_units, model.mlp.batch_norm) + model.mlp.hidden_units[-1]
+    if model.kind == "dcn_v2":
+        return 1 + sum(_backbone_parameters(model, "dcn", fields))
+    settings = model.finalmlp
+    streams = settings.first, settings.second
+    counted = 1 + math.prod(stream.hidden_units[-1] for stream in streams) // settings.heads
+    for stream in streams:
+        context = max(len(stream.gate_fields), 1) * model.embedding_dim
+        counted += (0 if stream.gate_fields else context) + _tower_parameters(context, (*settings.gate_hidden_units, start), False)
+        counted += _tower_parameters(start, stream.hidden_units, stream.batch_norm) + stream.hidden_units[-1]
+    return counted
+
+
+def _backbone_parameters(model: ModelConfig, backbone: str, tokens: int) -> tuple[int, int]:
+    """Parameters of a backbone, and the width of its hidden state."""
+    start, settings = tokens * model.embedding_dim, getattr(model, backbone)
+    if backbone == "mlp":
         return _tower_parameters(start, settings.hidden_units, settings.batch_norm), settings.hidden_units[-1]
-    if model.backbone == "dcn":
+    if backbone == "dcn":
         crosses = settings.cross_layers * _linear(start, start)
         width = start * bool(settings.cross_layers) + (settings.hidden_units[-1] if settings.hidden_units else 0)
         return crosses + _tower_parameters(start, settings.hidden_units, settings.batch_norm), width
     width = settings.width
-    if model.backbone == "hstu":
+    if backbone == "hstu":
         block = 2 * 2 * width + _linear(width, 4 * width) + _linear(width, width)
     else:
         block = 2 * 2 * width + _linear(width, 3 * width) + _linear(width, width)
@@ -153,7 +198,12 @@ def _backbone_parameters(model: ModelConfig, tokens: int) -> tuple[int, int]:
 
 def checkpoint_bytes(config: Config, schema: Schema) -> int:
     """Size of a checkpoint: every parameter with its moments."""
-    return sum(parameter_counts(config, schema)) * (1 + MOMENTS) * FLOAT_BYTES
+    return sum(parameter_counts(config, schema)) * (1 + MOMENTS) * FLOAT_BYTES + _rare_row_bytes(config, schema)
+
+
+def _rare_row_bytes(config: Config, schema: Schema) -> int:
+    """A truth value for each row of the table, where rare values are masked."""
+    return schema.table_rows if config.model.rare_count else 0
 
 
 def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int], resumed: bool = False) -> Prediction:
@@ -184,11 +234,11 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
         "decoding the rows": rows["train"] * decoded_row_bytes(schema) if rows["train"] <= config.input.window_rows else 0,
     }
     return Prediction(stage, (
-        ("Python, TensorFlow, the compiled step", PROCESS_BYTES[stage] + PROCESS_BYTES_PER_FIELD[stage] * len(schema.id_fields)),
-        (f"embedding table, {schema.table_rows:,} rows x {config.model.embedding_dim}", table),
+        ("Python, TensorFlow, the compiled step", PROCESS_BYTES[stage] + PROCESS_BYTES_PER_FIELD[stage] * len(schema.token_fields)),
+        (f"embedding table, {schema.table_rows:,} rows x {config.model.table_width}", table),
         ("its two moments", MOMENTS * table),
         ("other parameters, moments, gradients", others * (1 + MOMENTS + 2)),
-        ("training frequencies", _frequency_bytes(stage, schema)),
+        ("training frequencies", _frequency_bytes(stage, schema) + _rare_row_bytes(config, schema)),
         ("rows in memory", _rows_bytes(config, schema, rows)),
         max(passing.items(), key=lambda part: part[1]),
     ))
@@ -200,7 +250,7 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
     In float32 that is when the backbone's gradients begin. With products in bfloat16 their operands are kept in half the
     size, and the queries of all fields, which are gone by then, count too.
     """
-    network, queries = _network_floats(stage, config, schema), len(schema.id_fields) * config.model.embedding_dim
+    network, queries = _network_floats(stage, config, schema), len(schema.token_fields) * config.model.embedding_dim
     if halved := resolved(config).runtime.matmul == "bfloat16":
         network *= BFLOAT16_SHARE
     if stage == "finetune":
@@ -209,19 +259,50 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
 
 
 def _network_floats(stage: str, config: Config, schema: Schema) -> float:
-    """Floats of a sample in embeddings and backbone, kept for the gradients, and these themselves, in float32."""
-    tokens, dim = len(schema.id_fields) + 1, config.model.embedding_dim
-    dropout = getattr(config, stage).dropout > 0
-    floats = 4.5 * tokens * dim
-    if config.model.backbone == "dcn":
-        settings = config.model.dcn
-        floats += 3.0 * tokens * dim * settings.cross_layers
-        floats += (1.9 + 0.8 * settings.batch_norm + 1.8 * dropout) * sum(settings.hidden_units)
-    else:
-        settings = config.model.hstu
+    """Floats of a sample in embeddings and network, kept for the gradients, and these themselves, in float32."""
+    model, fields, dropout = config.model, len(schema.token_fields), getattr(config, stage).dropout > 0
+    lists = LIST_VALUE_TENSORS * sum(_list_floats(config, field) for field in schema.list_fields)
+    if model.kind != "dgenctr":
+        return lists + 4.5 * fields * model.table_width + _baseline_floats(model, fields, dropout)
+    return lists + 4.5 * (fields + 1) * model.embedding_dim + _backbone_floats(model, model.backbone, fields + 1, dropout)
+
+
+def _list_floats(config: Config, field: ListField) -> float:
+    """Width of a tensor that has a vector for each value of a list, of the longest list."""
+    interest, width = config.model.interest, config.model.table_width
+    units = interest.hidden_units if isinstance(field, SequenceField) and interest.attention == "mlp" else 0
+    return field.max_length * (width + units / 2)
+
+
+def _tower_floats(settings: DcnConfig | MlpConfig, dropout: bool) -> float:
+    return (1.9 + 0.8 * settings.batch_norm + 1.8 * dropout) * sum(settings.hidden_units)
+
+
+def _backbone_floats(model: ModelConfig, backbone: str, tokens: int, dropout: bool) -> float:
+    settings = getattr(model, backbone)
+    if backbone == "mlp":
+        return _tower_floats(settings, dropout)
+    if backbone == "dcn":
+        return 3.0 * tokens * model.embedding_dim * settings.cross_layers + _tower_floats(settings, dropout)
+    if backbone == "hstu":
         layer = (17.0 + 1.5 * dropout) * tokens * settings.width + 1.25 * settings.heads * tokens**2
-        floats += 8.0 * tokens * settings.width + settings.layers * layer
-    return floats
+    else:
+        layer = (11.2 + 3.2 * dropout) * tokens * settings.width + 4.5 * tokens * settings.feed_forward
+        layer += 2.0 * settings.heads * tokens**2
+    return 8.0 * tokens * settings.width + settings.layers * layer
+
+
+def _baseline_floats(model: ModelConfig, fields: int, dropout: bool) -> float:
+    start = fields * model.embedding_dim
+    if model.kind in ("lr", "fm"):
+        return 3.0 * start * (model.kind == "fm")
+    if model.kind == "deepfm":
+        return 4.0 * start + _tower_floats(model.mlp, dropout)
+    if model.kind == "finalmlp":
+        streams = model.finalmlp.first, model.finalmlp.second
+        gates = 2 * (5.0 * start + 3.0 * sum(model.finalmlp.gate_hidden_units))
+        return gates + sum(_tower_floats(stream, dropout) for stream in streams)
+    return _backbone_floats(model, {"dcn_v2": "dcn"}.get(model.kind, model.kind), fields, dropout)
 
 
 def _softmax_floats(config: Config, schema: Schema) -> float:
@@ -231,8 +312,8 @@ def _softmax_floats(config: Config, schema: Schema) -> float:
     there are cores; two more are on the way. Of sampled softmaxes most fields keep theirs.
     """
     scoring = config.model.scoring
-    full = sorted((rows for rows in schema.field_rows if rows <= scoring.full_softmax_rows), reverse=True)
-    sampled = len(schema.id_fields) - len(full)
+    full = sorted((field.rows for field in schema.token_fields if scoring.is_full(field.rows)), reverse=True)
+    sampled = len(schema.token_fields) - len(full)
     columns = 2 * sum(full[:available_cores()]) + 2 * max(full, default=0)
     columns += (1.5 * sampled + 4 * bool(sampled)) * scoring.sampled_candidates
     return _masked_share(config, schema) * columns
@@ -240,7 +321,7 @@ def _softmax_floats(config: Config, schema: Schema) -> float:
 
 def _masked_share(config: Config, schema: Schema) -> float:
     """Mean share of the tokens that pre-training masks."""
-    diffusion, tokens = config.diffusion, len(schema.id_fields) + 1
+    diffusion, tokens = config.diffusion, len(schema.token_fields) + 1
     if diffusion.schedule == "fixed":
         return max(diffusion.fixed_rate, 1 / tokens)
     return 0.5 if diffusion.schedule == "linear" else 1 - 2 / math.pi
@@ -248,10 +329,24 @@ def _masked_share(config: Config, schema: Schema) -> float:
 
 def _evaluation_floats(config: Config, schema: Schema) -> float:
     """Floats a sample of an evaluation batch takes at the peak: a few tensors of the widest kind."""
-    tokens, model = len(schema.id_fields) + 1, config.model
-    if model.backbone == "dcn":
-        return 5.0 * tokens * model.embedding_dim + 3.0 * max(model.dcn.hidden_units, default=0)
-    return 15.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2
+    tokens, model = len(schema.token_fields) + 1, config.model
+    of_backbone = model.kind == "dgenctr" and model.backbone
+    if of_backbone == "hstu":
+        return 15.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2
+    if of_backbone == "transformer":
+        settings = model.transformer
+        return 10.0 * tokens * settings.width + 3.0 * tokens * settings.feed_forward + 2.0 * settings.heads * tokens**2
+    return 5.0 * tokens * model.table_width + 3.0 * max(_hidden_units(model), default=0)
+
+
+def _hidden_units(model: ModelConfig) -> tuple[int, ...]:
+    """Of all deep towers of a network that concatenates its tokens."""
+    if model.kind in ("lr", "fm"):
+        return ()
+    if model.kind == "finalmlp":
+        return model.finalmlp.first.hidden_units + model.finalmlp.second.hidden_units
+    in_dcn = model.kind == "dcn_v2" or model.kind == "dgenctr" and model.backbone == "dcn"
+    return (model.dcn if in_dcn else model.mlp).hidden_units
 
 
 def _frequency_bytes(stage: str, schema: Schema) -> float:
@@ -259,7 +354,8 @@ def _frequency_bytes(stage: str, schema: Schema) -> float:
     logarithms of every field's too, and the arrays of the largest field on the way.
     """
     counts = 8 * schema.table_rows + 2 * 8 * sum(field.rows for field in schema.sharing_fields)
-    return counts if stage == "finetune" else counts + FLOAT_BYTES * sum(schema.field_rows) + 2 * 8 * max(schema.field_rows)
+    rows = [field.rows for field in schema.token_fields]
+    return counts if stage == "finetune" else counts + FLOAT_BYTES * sum(rows) + 2 * 8 * max(rows)
 
 
 def _rows_bytes(config: Config, schema: Schema, rows: Mapping[str, int]) -> float:
