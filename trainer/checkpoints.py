@@ -7,7 +7,8 @@ A stage's folder:
     checkpoints/epoch-0003-step-00000420/      inside the next epoch, after 420 steps in all
 
 A checkpoint holds model.* and optimizer.* (TensorFlow checkpoints), state.json, config.yaml, and checksums.json with the
-size and SHA-256 of each. It is written as `.NAME.partial` and renamed, so a folder with a final name was whole once; the
+size and SHA-256 of each. Where a stage averages its weights, model.* are the averages, which is what everybody reads but the
+run itself when it continues: that one reads raw.*, the weights as the last step left them. A checkpoint is written as `.NAME.partial` and renamed, so a folder with a final name was whole once; the
 checksums tell whether it still is. The state of the last one names the best one, so that no second file can disagree
 with it.
 """
@@ -36,6 +37,8 @@ from trainer.optimizers import optimizer_checkpoint
 CONFIG_FILE = "config.yaml"
 STATE_FILE = "state.json"
 CHECKSUM_FILE = "checksums.json"
+MODEL = "model"
+RAW = "raw"
 OPTIMIZER = "optimizer"
 RANDOM = "random parameters"
 VALUE_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
@@ -124,7 +127,7 @@ def damage(checkpoint: Path, only: Callable[[str], bool] = lambda name: True) ->
 
 def _require_sound(checkpoint: Path) -> None:
     """Refuses a checkpoint whose model cannot be trusted. Its optimizer is of no interest to whom this serves."""
-    problem = damage(checkpoint, only=lambda name: not name.startswith(OPTIMIZER))
+    problem = damage(checkpoint, only=lambda name: not name.startswith((OPTIMIZER, RAW)))
     if problem is None:
         return
     if checkpoint == max(_paths(checkpoint.parent), default=None, key=_place):
@@ -167,8 +170,14 @@ class StageCheckpoints:
         try:
             partial.mkdir()
             copies = {name: first_copy(variable) for name, variable in model.named_variables().items()}
-            tf.train.Checkpoint(**copies).write(str(partial / "model"))
-            optimizer_checkpoint(optimizer).write(str(partial / OPTIMIZER))
+            weights = tf.train.Checkpoint(**copies)
+            if model.average:
+                weights.write(str(partial / RAW))
+                with model.average.in_place():
+                    weights.write(str(partial / MODEL))
+            else:
+                weights.write(str(partial / MODEL))
+            _progress(model, optimizer).write(str(partial / OPTIMIZER))
             (partial / STATE_FILE).write_text(json.dumps(asdict(state)), encoding="utf-8")
             (partial / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
             seal(partial)
@@ -262,9 +271,18 @@ class StageCheckpoints:
         return sum(self.state(last).seconds.values()) if last else 0.0
 
 
+def _progress(model: ClickModel, optimizer) -> tf.train.Checkpoint:
+    """What a run needs beside its weights: the optimizer's variables, and averages that are not among them."""
+    averages = {"averages": tf.train.Checkpoint(**model.average.averages)} if model.average else {}
+    return optimizer_checkpoint(optimizer, **averages)
+
+
 def checkpoint_bytes(model: ClickModel, optimizer) -> int:
     """Size of a checkpoint, but for some kilobytes."""
-    variables = [*model.named_variables().values(), *(v for part in optimizer.optimizers for v in part.variables)]
+    weights = list(model.named_variables().values())
+    variables = [*weights, *(v for part in optimizer.optimizers for v in part.variables)]
+    if model.average:
+        variables += [*weights, *model.average.averages.values()]
     return sum(variable.shape.num_elements() * variable.dtype.size for variable in variables)
 
 
@@ -281,13 +299,15 @@ def open_checkpoint(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[
     return _fitting_reader(checkpoint, shapes)
 
 
-def _fitting_reader(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[[str], np.ndarray]:
+def _fitting_reader(checkpoint: Path, shapes: dict[str, list[int]], part: str = MODEL,
+                    left_behind: str | None = None) -> Callable[[str], np.ndarray]:
+    """See `open_checkpoint`; variables whose names begin with `left_behind` may be in the checkpoint alone."""
     try:
-        reader = tf.train.load_checkpoint(str(checkpoint / "model"))
+        reader = tf.train.load_checkpoint(str(checkpoint / part))
     except (ValueError, tf.errors.OpError) as error:
         raise UserError(f"checkpoint {checkpoint} cannot be read: {' '.join(str(error).split())}") from error
     stored = {key.removesuffix(VALUE_SUFFIX): shape for key, shape in reader.get_variable_to_shape_map().items()
-              if key.endswith(VALUE_SUFFIX)}
+              if key.endswith(VALUE_SUFFIX) and not (left_behind and key.startswith(left_behind))}
     problems = [f"{name} is not in the checkpoint" for name in sorted(shapes.keys() - stored.keys())]
     problems += [f"{name} is not in the model" for name in sorted(stored.keys() - shapes.keys())]
     problems += [f"{name} has shape {stored[name]} in the checkpoint and {shape} in the model"
@@ -298,33 +318,53 @@ def _fitting_reader(checkpoint: Path, shapes: dict[str, list[int]]) -> Callable[
     return lambda name: reader.get_tensor(name + VALUE_SUFFIX)
 
 
-def restore_model(model: ClickModel, checkpoint: Path) -> int:
-    """Loads every variable of the model, strictly: none may be missing on either side, shapes must agree.
+def restore_model(model: ClickModel, checkpoint: Path, chosen: Callable[[str], bool] = lambda name: True,
+                  left_behind: str | None = None) -> int:
+    """Loads the variables of the model whose names are chosen, strictly: model and checkpoint must agree in all of them.
+
+    Args:
+      left_behind: beginning of the names of variables that the checkpoint may have more.
 
     Returns:
       The number of parameters loaded.
 
     Raises:
-      UserError: the checkpoint is damaged or of another model.
+      UserError: the checkpoint is damaged or of another model: a variable is missing on either side, or of another shape.
     """
     _require_sound(checkpoint)
-    return _read_model(model, checkpoint)
+    variables = model.named_variables()
+    _fitting_reader(checkpoint, _shapes(variables), left_behind=left_behind)
+    loaded = {name: variable for name, variable in variables.items() if chosen(name)}
+    tf.train.Checkpoint(**loaded).read(str(checkpoint / MODEL)).assert_existing_objects_matched().expect_partial()
+    return _parameters(loaded)
 
 
 def resume(model: ClickModel, optimizer, checkpoint: Path) -> None:
     """Loads model and optimizer from `StageCheckpoints.resume_point`, which has looked for damage already."""
-    _read_model(model, checkpoint)
+    averaged = (checkpoint / f"{RAW}.index").exists()
+    _read_model(model, checkpoint, RAW if averaged else MODEL)
     try:
-        optimizer_checkpoint(optimizer).read(str(checkpoint / OPTIMIZER)).assert_existing_objects_matched()
+        _progress(model, optimizer).read(str(checkpoint / OPTIMIZER)).assert_existing_objects_matched()
     except (AssertionError, ValueError) as error:
         raise UserError(f"checkpoint {checkpoint} holds the state of another optimizer: give the configuration that it was trained "
                         "with, or another --model_dir") from error
+    if averaged and not model.average:
+        raise UserError(f"checkpoint {checkpoint} has averages of its weights, which this configuration would not carry on: give the "
+                        "`averaging` that it was trained with, or another --model_dir")
 
 
-def _read_model(model: ClickModel, checkpoint: Path) -> int:
+def _read_model(model: ClickModel, checkpoint: Path, part: str = MODEL) -> int:
     variables = model.named_variables()
-    _fitting_reader(checkpoint, {name: variable.shape.as_list() for name, variable in variables.items()})
-    tf.train.Checkpoint(**variables).read(str(checkpoint / "model")).assert_consumed()
+    _fitting_reader(checkpoint, _shapes(variables), part)
+    tf.train.Checkpoint(**variables).read(str(checkpoint / part)).assert_consumed()
+    return _parameters(variables)
+
+
+def _shapes(variables: dict[str, tf.Variable]) -> dict[str, list[int]]:
+    return {name: variable.shape.as_list() for name, variable in variables.items()}
+
+
+def _parameters(variables: dict[str, tf.Variable]) -> int:
     return sum(variable.shape.num_elements() for variable in variables.values())
 
 
@@ -340,8 +380,8 @@ def differences(stored: Config, current: Config, stage: Stage) -> list[str]:
             found.append(f"{key}: {old} -> {new}")
 
     before, after = stored.settings_of(stage), current.settings_of(stage)
-    for section in before:
-        compare(before[section], after[section], section)
+    for section in {**before, **after}:
+        compare(before.get(section), after.get(section), section)
     return found
 
 

@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import tensorflow as tf
@@ -10,14 +10,18 @@ import tensorflow_recommenders as tfrs
 
 from preprocessing.schema import Schema
 from trainer.config import Config
-from trainer.distribute import average_over_replicas, own_name, replica_seed
+from trainer.distribute import average_over_replicas, own_name, replica_seed, shards
 from trainer.norms import touched_values, update_norms
 from trainer.optimizers import scaled_to_norm
 from trainer.products import bfloat16_products
 
+if TYPE_CHECKING:
+    from trainer.averaging import WeightAverage
+
 Stage = Literal["pretrain", "finetune"]
 Features = Mapping[str, tf.Tensor]
 FIELD = "field/"  # before the names of fields among the loss parts, as a field may be called "loss"
+CLICK = "click"  # the click loss among several parts of fine-tuning
 OBSERVED_EVERY = 10
 
 
@@ -33,6 +37,9 @@ class ClickModel(tfrs.Model):
       schema: a resolved schema.
       config: the run's configuration.
       stage: which loss `loss_parts` and `train_step` use.
+
+    Attributes:
+      average: the average of the weights that steps keep, if any.
     """
 
     def __init__(self, schema: Schema, config: Config, stage: Stage):
@@ -40,6 +47,7 @@ class ClickModel(tfrs.Model):
         self.schema = schema
         self.run_config = config
         self.stage = stage
+        self.average: WeightAverage | None = None
         self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(
             from_logits=True, reduction=tf.keras.losses.Reduction.NONE))
 
@@ -63,18 +71,35 @@ class ClickModel(tfrs.Model):
         raise NotImplementedError(f"{type(self).__name__} has no pre-training")
 
     @property
+    def predicts_clicks(self) -> bool:
+        """Whether the stage trains click prediction, so that its click metrics mean something."""
+        return True
+
+    @property
     def stage_variables(self) -> list[tf.Variable]:
         """What the stage trains, in a fixed order."""
-        return list(self.trainable_variables)
+        frozen = {id(variable) for variable in self.frozen_variables}
+        return [variable for variable in self.trainable_variables if id(variable) not in frozen]
+
+    @property
+    def tables(self) -> dict[str, tf.Variable]:
+        """The variables whose gradients are sparse, by a name that stays the same."""
+        return {"table": self.embedding.table}
 
     # What follows.
+
+    @property
+    def frozen_variables(self) -> list[tf.Variable]:
+        """What fine-tuning leaves as it was loaded (`finetune.train`)."""
+        frozen = self.stage == "finetune" and self.run_config.finetune.train == "no_table"
+        return shards(self.embedding.table) if frozen else []
 
     def named_variables(self) -> dict[str, tf.Variable]:
         """Every variable under a name that is the same in both stages and in every process."""
         return {
             f"{part.name}:{number:02d}:{own_name(variable)}": variable
             for part in self.parts
-            for number, variable in enumerate(part.whole_variables if part is self.embedding else part.weights)
+            for number, variable in enumerate(getattr(part, "whole_variables", part.weights))
         }
 
     def call(self, features: Features) -> tf.Tensor:
@@ -92,7 +117,11 @@ class ClickModel(tfrs.Model):
         with bfloat16_products(training and self.run_config.runtime.matmul == "bfloat16"):
             if self.stage == "pretrain":
                 return self.pretraining_loss_parts(batch, training)
-            return {"loss": self._click_loss(batch, training)}
+            return self.finetuning_loss_parts(batch, training)
+
+    def finetuning_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+        """The loss of fine-tuning under "loss", and its parts where there are several."""
+        return {"loss": self._click_loss(batch, training)}
 
     def _click_loss(self, batch: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
         logits = self.training_click_logits(batch) if training else self.click_logits(batch)
@@ -122,6 +151,8 @@ class ClickModel(tfrs.Model):
         observed = tf.equal((batch["seed"][1] + 1) % OBSERVED_EVERY, 0)
         before = touched_values(observed, gradients, variables)
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True), experimental_aggregate_gradients=False)
+        if self.average:
+            self.average.update()
         return {**parts, "gradient_norm": norm, **update_norms(observed, before, gradients, variables)}
 
     def explain_non_finite(self, batch: dict[str, tf.Tensor]) -> list[str]:

@@ -407,6 +407,13 @@ class Config(_Section):
         return self
 
     @model_validator(mode="after")
+    def _auxiliary_pass_has_moments_of_its_own(self) -> "Config":
+        if self.finetune.auxiliary_diffusion and self.runtime.xla:
+            raise ValueError("`finetune.auxiliary_diffusion` needs `runtime.xla: false`: the compiled backbone cannot leave the moving "
+                             "moments of batch normalisation alone")
+        return self
+
+    @model_validator(mode="after")
     def _trains_by_diffusion(self) -> "Config":
         if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion:
             self._refuse_idle(f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')", "diffusion")
@@ -430,6 +437,11 @@ class Config(_Section):
         diffuses = stage == "pretrain" or self.finetune.auxiliary_diffusion
         sections = ("seed", "model", "input", "runtime", stage) + (("diffusion",) if diffuses else ())
         return self.model_dump(mode="json", include=set(sections))
+
+
+def uses_labels(config: Config) -> bool:
+    """Whether pre-training learns from labels."""
+    return config.pretrain.objective == "diffusion" and config.diffusion.label == "token"
 
 
 def _assign(content: dict[str, Any], assignment: str) -> None:

@@ -42,7 +42,8 @@ class RecordFile:
       rows: records it should hold; after `verified`, those that are sound.
       bytes: its size, where the manifest tells it.
       damaged: whether some of its records are to be left out.
-      unlabelled: how many of `rows` have no label.
+      unlabelled: how many of `rows` have no label, or one that is not used.
+      first_row: place of its first row in the split.
     """
 
     path: str
@@ -50,6 +51,7 @@ class RecordFile:
     bytes: int | None = None
     damaged: bool = False
     unlabelled: int = 0
+    first_row: int = 0
 
     @property
     def labelled(self) -> int:

@@ -46,6 +46,8 @@ UNLABELLED = -1
 NO_VALUE = -1  # fills up the rows of a list field
 _NOT_FEATURES = ("label", "group", "weight")
 _CHUNK_ROWS = 8192  # parsed at once
+LABEL_SHARE_SEED = "label share:"
+_HASH_BUCKETS = 1 << 30
 # tf.data's graph rewrites would make the rows in memory constants of a graph: a copy, and an error above 2 GB.
 _UNCOPIED = tf.data.Options()
 _UNCOPIED.experimental_optimization.apply_default_optimizations = False
@@ -66,11 +68,12 @@ def blank_features(schema: Schema) -> Batch:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """A finished data folder: its resolved schema, of which fields may be left unread, and its manifest."""
+    """A finished data folder: its resolved schema, of which fields may be left unread, its manifest, and the share of labels used."""
 
     path: Path
     schema: Schema
     manifest: dict
+    label_share: float = 1.0
 
     @classmethod
     def open(cls, path: str | Path) -> "DataFolder":
@@ -95,6 +98,24 @@ class DataFolder:
         """This data folder for a model that does not read these fields; see `Schema.without`."""
         return replace(self, schema=self.schema.without(names))
 
+    def with_label_share(self, share: float) -> "DataFolder":
+        """This data folder as if only a share of its training rows had the labels that they have (`label_is_used`).
+
+        Reads all labels of the training split once, where the share is below 1, since the manifest cannot tell how many of
+        them are left and how many of these are clicks.
+
+        Raises:
+          UserError: a file is damaged.
+        """
+        if share == self.label_share:
+            return self
+        labels = [_labels_used(file, share) for file in self.files("train")]
+        entries = [entry for entry in self.manifest["splits"]["train"]["files"] if entry["rows"]]
+        files = [{**entry, "unlabelled": entry["rows"] - rows} for entry, (rows, _) in zip(entries, labels, strict=True)]
+        train = {**self.manifest["splits"]["train"], "files": files, "positives": sum(clicks for _, clicks in labels),
+                 "unlabelled": sum(file["unlabelled"] for file in files)}
+        return replace(self, label_share=share, manifest={**self.manifest, "splits": {**self.manifest["splits"], "train": train}})
+
     def rows(self, split: str) -> int:
         """Rows of a split, those without label included."""
         return self.manifest["splits"][split]["rows"]
@@ -115,8 +136,10 @@ class DataFolder:
 
     def files(self, split: str) -> list[RecordFile]:
         """The split's files that have rows."""
-        return [RecordFile(str(self.path / entry["path"]), entry["rows"], entry.get("bytes"), unlabelled=entry.get("unlabelled", 0))
-                for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
+        entries = [entry for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
+        first_rows = np.cumsum([0, *(entry["rows"] for entry in entries)]).tolist()
+        return [RecordFile(str(self.path / entry["path"]), entry["rows"], entry.get("bytes"), unlabelled=entry.get("unlabelled", 0),
+                           first_row=first_row) for entry, first_row in zip(entries, first_rows, strict=False)]
 
     @property
     def click_rate(self) -> float:
@@ -150,6 +173,30 @@ class DataFolder:
                     own[tally[f"shared {field.name} places"]] = tally[f"shared {field.name} counts"]
                     counts |= {field.name: own, owner: counts[owner] - own}
         return tuple(counts[field.name] for field in self.schema.token_fields)
+
+
+def label_is_used(rows: tf.Tensor, share: float) -> tf.Tensor:
+    """Whether the label of each of these rows of the training split is among the share that is used, bool as `rows`.
+
+    A row's place in the split is hashed with a fixed seed, so the rows are the same in every run, and those of a smaller share
+    are among those of a larger one.
+    """
+    keys = tf.strings.join([LABEL_SHARE_SEED, tf.strings.as_string(rows)])
+    return tf.strings.to_hash_bucket_fast(keys, _HASH_BUCKETS) < round(share * _HASH_BUCKETS)
+
+
+def _labels_used(file: RecordFile, share: float) -> tuple[int, int]:
+    """How many labels of a file of the training split are used, and how many of these are clicks."""
+    features = {"label": tf.io.FixedLenFeature([1], tf.int64, [UNLABELLED])}
+    found = clicks = 0
+    first_row = file.first_row
+    with naming_damage([file]):
+        for records in read_records([file]).batch(_CHUNK_ROWS):
+            labels = tf.io.parse_example(records, features)["label"][:, 0].numpy()
+            used = label_is_used(tf.range(first_row, first_row + len(labels)), share).numpy() & (labels != UNLABELLED)
+            first_row += len(labels)
+            found, clicks = found + int(used.sum()), clicks + int((labels[used] == 1).sum())
+    return found, clicks
 
 
 def decoded_row_bytes(schema: Schema) -> int:
@@ -228,6 +275,7 @@ class _Split:
         some_unlabelled = folder.unlabelled(split) > 0
         self._leaves_out = labelled_only and some_unlabelled
         self._parse = _parse_with(folder.schema, some_unlabelled)
+        self._label_share = folder.label_share if split == "train" else 1.0
         self._window_rows = window_rows
         files = folder.files(split)
         if corrupt_records:
@@ -267,9 +315,25 @@ class _Split:
         skipped = first_row - (ends[first] - self._rows_of(files[first]))
         records = read_records(files[first:])
         if not self._leaves_out:
-            return records.skip(skipped).batch(_CHUNK_ROWS).map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
-        parsed = records.batch(_CHUNK_ROWS).map(lambda chunk: _keep_labelled(self._parse(chunk)), num_parallel_calls=tf.data.AUTOTUNE)
-        return parsed.scan(np.int64(skipped), _drop_rows)
+            return self._parsed(records.skip(skipped), files[first:], skipped)
+        labelled = self._parsed(records, files[first:], 0).map(_keep_labelled, num_parallel_calls=tf.data.AUTOTUNE)
+        return labelled.scan(np.int64(skipped), _drop_rows)
+
+    def _parsed(self, records: tf.data.Dataset, files: Sequence[RecordFile], first_record: int) -> tf.data.Dataset:
+        """Chunks of rows from records of files, the first of them being that of number `first_record`, without unused labels."""
+        chunks = records.batch(_CHUNK_ROWS)
+        if self._label_share == 1:
+            return chunks.map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
+        ends = np.cumsum([file.rows for file in files])
+        shifts = np.array([file.first_row for file in files]) - (ends - [file.rows for file in files])
+
+        def parse(number: tf.Tensor, chunk: tf.Tensor) -> Batch:
+            rows = self._parse(chunk)
+            records = first_record + number * _CHUNK_ROWS + tf.range(tf.size(chunk, tf.int64))
+            places = records + tf.gather(shifts, tf.searchsorted(ends, records, side="right"))
+            return rows | {"label": tf.where(label_is_used(places, self._label_share), rows["label"], float(UNLABELLED))}
+
+        return chunks.enumerate().map(parse, num_parallel_calls=tf.data.AUTOTUNE)
 
     @cached_property
     def _resident(self) -> Batch:

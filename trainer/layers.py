@@ -1,6 +1,27 @@
 """The two layers that cost most beside matrix products, in the forms that are quick on a CPU."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import tensorflow as tf
+
+from trainer.distribute import average_over_replicas
+
+_moments_stay: ContextVar[bool] = ContextVar("moving moments stay", default=False)
+
+
+@contextmanager
+def moving_moments_kept() -> Iterator[None]:
+    """Batch normalisation that is traced inside takes the moments of its batch in training, but leaves the moving ones alone.
+
+    For batches of another kind than those that a model is evaluated on: moving moments of both kinds would fit neither.
+    """
+    token = _moments_stay.set(True)
+    try:
+        yield
+    finally:
+        _moments_stay.reset(token)
 
 
 def dropout(x: tf.Tensor, rate: float, seed: tf.Tensor | None) -> tf.Tensor:
@@ -42,5 +63,12 @@ class BatchNorm(tf.keras.layers.BatchNormalization):
         self.input_spec = None
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        if training and _moments_stay.get():
+            return self._normalized_by_its_own(x)
         image = tf.expand_dims(tf.expand_dims(x, 1), 1)  # (B, 1, 1, C)
         return tf.squeeze(super().call(image, training=training), [1, 2])
+
+    def _normalized_by_its_own(self, x: tf.Tensor) -> tf.Tensor:
+        mean = average_over_replicas(tf.reduce_mean(x, axis=0))
+        variance = average_over_replicas(tf.reduce_mean(tf.math.squared_difference(x, mean), axis=0))
+        return tf.nn.batch_normalization(x, mean, variance, self.beta, self.gamma, self.epsilon)

@@ -6,7 +6,7 @@ import math
 import platform
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import tensorflow as tf
@@ -14,6 +14,7 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
 from preprocessing.schema import SCHEMA_FILE
+from trainer.averaging import WeightAverage
 from trainer.carry_over import EarlierModel, carry_over
 from trainer.checkpoints import (
     CONFIG_FILE,
@@ -23,11 +24,10 @@ from trainer.checkpoints import (
     TrainingState,
     checkpoint_bytes,
     damage,
-    restore_model,
     resume,
 )
-from trainer.click_model import FIELD, OBSERVED_EVERY, ClickModel, Stage
-from trainer.config import Config, StageConfig
+from trainer.click_model import CLICK, FIELD, OBSERVED_EVERY, ClickModel, Stage
+from trainer.config import Config, FinetuneConfig, StageConfig
 from trainer.diffusion.objective import LABEL
 from trainer.disk import explain_when_full, require_space
 from trainer.distribute import Distribution, shards
@@ -38,19 +38,23 @@ from trainer.lock import exclusive
 from trainer.memory import require_memory
 from trainer.models import build_model
 from trainer.norms import UPDATE_NORM
-from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
+from trainer.optimizers import build_optimizer, cosine_learning_rate, lazy_optimizers, set_learning_rate
 from trainer.prediction import Predictor
 from trainer.progress import StepProgress, describe_losses, print_table, timed
 from trainer.refusals import (
     ENVIRONMENT_FILE,
     refuse_foreign_folder,
+    refuse_idle_start,
     refuse_one_class,
+    refuse_pretraining_a_baseline,
     refuse_unlabelled,
+    require_one_device,
     require_one_process,
     require_pretraining,
     require_same_run,
 )
 from trainer.runtime import require_determinism, resolved
+from trainer.transfer import transfer
 from trainer.vocabularies import keep_vocabularies
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
@@ -84,8 +88,10 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     began = time.monotonic() if began is None else began
     distribution = distribution or Distribution()
     config = resolved(config)
-    model_dir, data = Path(model_dir), DataFolder.open(data_dir)
+    model_dir, data = Path(model_dir), _opened(data_dir, config)
     refuse_foreign_folder(model_dir)
+    refuse_pretraining_a_baseline(stage, config, from_scratch, init_from)
+    refuse_idle_start(stage, config, from_scratch, init_from)
     refuse_unlabelled(stage, data)
     refuse_one_class(data, config)
     try:
@@ -94,6 +100,10 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     except Interrupted as stop:
         print(f"{stage}: stopped by {stop.name}; {stop.note}", flush=True)
         raise
+
+
+def _opened(data_dir: str | Path, config: Config) -> DataFolder:
+    return DataFolder.open(data_dir).with_label_share(config.input.label_share).without(config.model.ignored_fields)
 
 
 @contextmanager
@@ -128,13 +138,16 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     tf.keras.utils.set_random_seed(config.seed)
     tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
     model = build_model(data.schema, config, stage, data.field_frequencies, data.click_rate)
-    model.optimizer = build_optimizer(model, stage_config.learning_rate, stage_config.table_decay)
+    model.optimizer = _optimizer(model, stage_config)
+    if stage_config.averaging:
+        require_one_device(distribution, stage)
+        model.average = WeightAverage(model, stage_config.averaging)
 
     # What to start from, in this order:
     # 1. the stage's own last undamaged checkpoint: continue;
     # 2. with --init_from: every parameter of the earlier model, its rows carried over by value;
     # 3. pre-training, or fine-tuning with --from_scratch: random parameters;
-    # 4. fine-tuning: every parameter of the best pre-trained checkpoint.
+    # 4. fine-tuning: what `finetune.transfer` names of the best pre-trained checkpoint.
     if last:
         resume(model, model.optimizer, last)
         state = checkpoints.state(last)
@@ -149,7 +162,10 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         elif origin == RANDOM:
             print(f"{stage}: starting from random parameters")
         else:
-            _transfer(model, require_pretraining(pretrained, config, data))
+            best = require_pretraining(pretrained, config, data)
+            transfer(model, best, config.finetune.transfer, pretrained.config(best).pretrain.objective)
+        for lazy in lazy_optimizers(model.optimizer):
+            lazy.remember_start()
         state = TrainingState(origin, data.checksum, stage_config.learning_rate)
 
     distribution.require_same_start(state.step, f"{config.to_yaml()} {data.checksum} {origin}")
@@ -174,11 +190,11 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
 
 def _say_what_is_not_used(stage: Stage, data: DataFolder) -> None:
     if data.unread_fields:
-        print(f"{stage}: fields {', '.join(data.unread_fields)} are left unread: models read no fields with several values or a vector "
-              "a row yet")
+        print(f"{stage}: fields {', '.join(data.unread_fields)} are left unread: models read no fields with a vector a row yet")
     if unlabelled := data.unlabelled("train"):
         use = "are read with the label masked" if stage == "pretrain" else "are left out"
-        print(f"{stage}: {unlabelled:,} of {data.rows('train'):,} training rows have no label and {use}")
+        lack = "have no label" if data.label_share == 1 else f"have no label, or none that input.label_share={data.label_share:g} uses,"
+        print(f"{stage}: {unlabelled:,} of {data.rows('train'):,} training rows {lack} and {use}")
 
 
 def _place(state: TrainingState) -> str:
@@ -205,10 +221,12 @@ def _finished(settings: StageConfig, state: TrainingState) -> bool:
     return state.epoch >= settings.epochs or state.stale_epochs >= settings.patience
 
 
-def _transfer(model: ClickModel, pretrained: Path) -> None:
-    parameters = restore_model(model, pretrained)
-    rows = [(part.name, str(len(part.weights)), f"{sum(int(tf.size(v)) for v in part.weights):,}") for part in model.parts]
-    print_table(f"transferred all {parameters:,} parameters of {pretrained}", rows, ("part", "variables", "parameters"))
+def _optimizer(model: ClickModel, settings: StageConfig) -> tf.keras.optimizers.legacy.Optimizer:
+    of_the_table = {}
+    if isinstance(settings, FinetuneConfig):
+        of_the_table = {"table_learning_rate": settings.table_learning_rate,
+                        "decay_towards_start": settings.decay_towards == "pretrained"}
+    return build_optimizer(model, settings.learning_rate, settings.table_decay, averaging=settings.averaging, **of_the_table)
 
 
 def _write_run_files(checkpoints: StageCheckpoints, config: Config, data: DataFolder, model_dir: Path) -> None:
@@ -249,7 +267,7 @@ class _Run:
         self._rows = data.rows_read(self._stage)["train"]
         batch_size = fitting_batch_size(self._rows, self._stage_config.batch_size, self._stage_config.min_steps)
         self._steps = distribution.steps(model.train_step, self._open_split, batch_size)
-        self._loss_names = ("loss", LABEL, *(FIELD + field.name for field in data.schema.id_fields))
+        self._loss_names = ("loss", CLICK, LABEL, *(FIELD + field.name for field in data.schema.token_fields))
         self._predictor = Predictor(model, data, distribution)
         self._started = False
         self._validation_seconds: float | None = None
@@ -299,9 +317,10 @@ class _Run:
                 self._print_epoch(improved, progress.samples_per_second)
 
     def _validate(self) -> dict[str, float | int | None]:
-        """All metrics where this process is the chief; elsewhere the one that decisions hang on."""
+        """All metrics where this process is the chief; elsewhere the one that decisions hang on. Of averaged weights, if there are."""
         monitor = self._stage_config.monitor
-        valid = self._predictor.validate() if self._distribution.is_chief else {monitor: 0.0}
+        with self._model.average.in_place() if self._model.average else nullcontext():
+            valid = self._predictor.validate() if self._distribution.is_chief else {monitor: 0.0}
         return {**valid, monitor: self._distribution.chief_value(valid[monitor])}
 
     def _train_epoch(self) -> StepProgress:
@@ -398,6 +417,8 @@ class _Run:
 
     def _save_before_leaving(self) -> str:
         """Saves what is not saved yet. Returns what to tell the user."""
+        if self._model.average:
+            self._model.average.give_back()  # the signal may have come while averages took the place of the weights
         if self._state.name != self._saved:
             self._save()
         if not self._state.step:

@@ -8,14 +8,19 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.backbones import build_backbone
-from trainer.click_model import ClickModel, Features, Stage
-from trainer.config import Config, DiffusionConfig
+from trainer.click_model import CLICK, ClickModel, Features, Stage
+from trainer.config import Config, DiffusionConfig, uses_labels
 from trainer.diffusion.objective import DiffusionObjective
 from trainer.diffusion.time import TimeInput
 from trainer.diffusion.weights import LearnedWeights
 from trainer.embedding import SharedEmbedding
 from trainer.input import blank_features
+from trainer.layers import layer_seed, moving_moments_kept
+from trainer.map_pretraining import HEADS, MapObjective, build_heads
 from trainer.scoring import FieldScoring, LabelScoring
+
+AUXILIARY_DRAWS = 3  # what a step's seed is folded with for the diffusion loss of fine-tuning
+Objective = DiffusionObjective | MapObjective
 
 
 class DGenCTR(ClickModel):
@@ -55,19 +60,26 @@ class DGenCTR(ClickModel):
             self.embedding.set_rare_rows(frequencies)
         if stage == "pretrain" and frequencies is None:
             raise UserError("pre-training needs the training frequencies of the data folder")
-        if stage == "pretrain":
-            self.objective = DiffusionObjective(self, frequencies)
+        replaced = stage == "pretrain" and config.pretrain.objective != "diffusion"
+        self.heads = build_heads(config.pretrain, schema, name=HEADS) if replaced else None
         self._build_variables()
+        self.objective: Objective | None = None
+        if self.heads:
+            self.objective = MapObjective(self, frequencies)
+        elif frequencies is not None and (stage == "pretrain" or config.finetune.auxiliary_diffusion):
+            self.objective = DiffusionObjective(self, frequencies)
 
     def _build_variables(self) -> None:
         """Creates every variable of both stages, so that a restored checkpoint always finds its place."""
         hidden = self.hidden(self.embedding.click_tokens(blank_features(self.schema)))
         self.field_scoring(hidden)
         self.label_scoring(hidden, self.embedding.label_embeddings)
+        if self.heads:
+            self.heads(hidden)
 
     @property
     def parts(self) -> tuple[tf.keras.layers.Layer, ...]:
-        optional = [part for part in (self.time_input, self.loss_weights) if part is not None]
+        optional = [part for part in (self.time_input, self.loss_weights, self.heads) if part is not None]
         return self.embedding, self.backbone, self.field_scoring, self.label_scoring, *optional
 
     def hidden(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None,
@@ -113,16 +125,42 @@ class DGenCTR(ClickModel):
     def pretraining_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         return self.objective.loss_parts(batch, training)
 
+    def finetuning_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+        """The click loss and, in training, the diffusion loss with the weight `finetune.auxiliary_diffusion`.
+
+        What is masked for the latter passes through the network a second time, normalised by its own moments; the moving ones, by
+        which clicks are predicted, are those of clean features alone.
+        """
+        parts, weight = super().finetuning_loss_parts(batch, training), self.run_config.finetune.auxiliary_diffusion
+        if not (weight and training):
+            return parts
+        if self.objective is None:
+            raise UserError("fine-tuning with auxiliary_diffusion needs the training frequencies of the data folder")
+        with moving_moments_kept():
+            auxiliary = self.objective.loss_parts(batch | {"seed": layer_seed(batch["seed"], AUXILIARY_DRAWS)}, training)
+        return {**auxiliary, CLICK: parts["loss"], "loss": parts["loss"] + weight * auxiliary["loss"]}
+
     @property
     def predicts_clicks(self) -> bool:
-        """Whether the stage trains the click's scoring function."""
-        return self.stage == "finetune" or self.run_config.diffusion.label == "token"
+        """Whether the stage trains the label's scoring function."""
+        return self.stage == "finetune" or uses_labels(self.run_config)
+
+    @property
+    def denoises(self) -> bool:
+        """Whether the stage has a diffusion loss, which trains the fields' scoring functions."""
+        return self.run_config.finetune.auxiliary_diffusion > 0 if self.stage == "finetune" else self.heads is None
+
+    @property
+    def tables(self) -> dict[str, tf.Variable]:
+        return {**super().tables, **(self.heads.tables if self.heads else {})}
 
     @property
     def stage_variables(self) -> list[tf.Variable]:
         """What the stage trains, in a fixed order: no click loss reaches the field scorers, and without one nothing the label's."""
-        unused = [] if self.predicts_clicks else [*self.label_scoring.variables, self.embedding.label_embeddings]
-        if self.stage == "finetune":
+        unused = self.frozen_variables
+        if not self.predicts_clicks:
+            unused += [*self.label_scoring.variables, self.embedding.label_embeddings]
+        if not self.denoises:
             unused += [*self.field_scoring.variables, *(self.loss_weights.variables if self.loss_weights else [])]
         idle = {id(variable) for variable in unused}
         return [variable for variable in self.trainable_variables if id(variable) not in idle]

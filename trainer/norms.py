@@ -27,6 +27,8 @@ def update_norms(observed: tf.Tensor, before: Sequence[tf.Tensor], gradients: Se
 
         update_norm/GROUP = sqrt(sum over the group's parameters of (after - before)^2)
 
+    A stage that trains no table has the second alone.
+
     Args:
       before: `touched_values` before the step. This is called after it. Zeros where `observed` is false.
     """
@@ -34,4 +36,4 @@ def update_norms(observed: tf.Tensor, before: Sequence[tf.Tensor], gradients: Se
     squares: dict[bool, list[tf.Tensor]] = {True: [], False: []}
     for gradient, old, new in zip(gradients, before, after, strict=True):
         squares[isinstance(gradient, tf.IndexedSlices)].append(tf.reduce_sum(tf.square(new - old)))
-    return {UPDATE_NORM + "table": tf.sqrt(tf.add_n(squares[True])), UPDATE_NORM + "dense": tf.sqrt(tf.add_n(squares[False]))}
+    return {UPDATE_NORM + name: tf.sqrt(tf.add_n(squares[sparse])) for name, sparse in (("table", True), ("dense", False)) if squares[sparse]}

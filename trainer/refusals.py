@@ -6,7 +6,7 @@ from preprocessing.errors import UserError
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, schema_differences
 from trainer.click_model import Stage
-from trainer.config import Config
+from trainer.config import Config, FinetuneConfig, uses_labels
 from trainer.distribute import Distribution
 from trainer.input import DataFolder
 
@@ -23,7 +23,23 @@ def refuse_foreign_folder(model_dir: Path) -> None:
                         "overwrite: give a new folder")
 
 
+def refuse_pretraining_a_baseline(stage: Stage, config: Config, from_scratch: bool, init_from: str | Path | None) -> None:
+    """Discriminative models learn from labels alone, and from random parameters."""
+    kind = config.model.kind
+    if kind == "dgenctr":
+        return
+    if init_from:
+        raise UserError(f"--init_from {init_from} carries over models of `model.kind: dgenctr` alone, received `model.kind: {kind}`: train it "
+                        "anew with --from_scratch")
+    if stage == "pretrain" or not from_scratch:
+        raise UserError(f"`model.kind: {kind}` has no pre-training: train it with --stage=finetune --from_scratch, or with "
+                        "--stage=all --from_scratch, which evaluates and exports it too")
+
+
 def refuse_unlabelled(stage: Stage, data: DataFolder) -> None:
+    if stage == "finetune" and data.label_share < 1 and not data.labelled("train"):
+        raise UserError(f"input.label_share={data.label_share:g} leaves none of the {data.rows('train'):,} training rows of {data.path} a label, "
+                        "and fine-tuning learns from labels: set a larger share")
     if stage == "finetune" and data.rows("train") and not data.labelled("train"):
         raise UserError(f"data folder {data.path}: none of the {data.rows('train'):,} training rows has a label, and fine-tuning learns "
                         "from labels: correct `label` in the schema, or add files with labels to the training split, and run "
@@ -38,6 +54,25 @@ def refuse_one_class(data: DataFolder, config: Config) -> None:
     if config.finetune.monitor == "auc" and positives in (0, labelled):
         raise UserError(f"data folder {data.path}: the validation split has {positives} clicks in {labelled} rows with a label, "
                         "so its AUC is undefined: validate on more rows, or use --set finetune.monitor=logloss")
+
+
+def refuse_idle_start(stage: Stage, config: Config, from_scratch: bool, init_from: str | Path | None) -> None:
+    """Refuses settings of what a stage starts from where it starts from something else."""
+    if stage == "pretrain":
+        if init_from and config.pretrain.objective != "diffusion":
+            raise UserError(f"--init_from {init_from} with pretrain.objective={config.pretrain.objective}: its heads have rows of their own, "
+                            "which are not carried over to other data: pre-train anew without --init_from")
+        return
+    idle = ("transfer", "train", "decay_towards") if from_scratch else ("transfer",) if init_from else ()
+    for name in idle:
+        if (value := getattr(config.finetune, name)) != FinetuneConfig.model_fields[name].default:
+            flag = "--from_scratch, which starts from random parameters" if from_scratch else "--init_from, which takes over everything"
+            raise UserError(f"finetune.{name}={value} is of fine-tuning from a pre-training and has no meaning with {flag}: leave one out")
+
+
+def require_one_device(distribution: Distribution, stage: Stage) -> None:
+    if not distribution.is_single:
+        raise UserError(f"{stage}.averaging is kept by one process on one device: train without TF_CONFIG and --devices, or set it to 0")
 
 
 def require_one_process(distribution: Distribution, init_from: str | Path) -> None:
@@ -79,6 +114,10 @@ def require_pretraining(pretrained: StageCheckpoints, config: Config, data: Data
         changed = [line for line in differences(pretrained.config(), config, "pretrain") if line.startswith("model.")]
         raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
                         "fine-tune with the configuration it was pre-trained with")
+    before, now = pretrained.config().input.label_share, config.input.label_share
+    if before > now and uses_labels(pretrained.config()):
+        raise UserError(f"the pre-trained checkpoint {best} has learnt from the labels of input.label_share={before:g} of the training rows, "
+                        f"and fine-tuning is to know only {now:g} of them: pre-train with that share too")
     if pretrained.state(best).data != data.checksum:
         raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} "
                         f"({_other_data(pretrained.stage_dir.parent, data)}): fine-tune on the data folder it was pre-trained on")
@@ -88,5 +127,5 @@ def require_pretraining(pretrained: StageCheckpoints, config: Config, data: Data
 def _other_data(model_dir: Path, data: DataFolder) -> str:
     """What distinguishes a data folder from the one that the model folder's checkpoints belong to."""
     path = model_dir / SCHEMA_FILE
-    changed = schema_differences(load_schema(path), data.schema) if path.exists() else []
+    changed = schema_differences(load_schema(path), data.schema.without(())) if path.exists() else []
     return f"another schema: {'; '.join(changed)}" if changed else "other training rows or vocabularies"

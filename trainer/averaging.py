@@ -1,0 +1,80 @@
+"""An exponential moving average of the weights: what is validated, saved as the model and exported, if a stage keeps one."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import tensorflow as tf
+
+from trainer.click_model import ClickModel
+from trainer.optimizers import lazy_optimizers
+
+
+class WeightAverage:
+    """The bias-corrected average of a model's weights W^1, ..., W^t after each of the steps so far.
+
+        A^t = sum_{j=1..t} d^(t-j) W^j (1 - d) / (1 - d^t)
+
+    Tables are averaged by their optimizers, row by row as they are looked up (`trainer.optimizers.LazyAdam`), so that a step
+    costs no more on a larger table. Everything else is averaged as a whole,
+
+        A^t = A^(t-1) + (1 - d) / (1 - d^t) (W^t - A^(t-1)),
+
+    the moving moments of batch normalisation among it. These are estimates of each step's weights, so their average is of the
+    same steps as the averaged weights; the last ones would be of other weights, and moments computed anew cost a pass over
+    the data at every validation.
+
+    Args:
+      model: with the optimizer of its stage, built with the same factor.
+      factor: d in (0, 1).
+
+    Source: arXiv 1803.05407 (averages of weights; equal weights and moments computed anew there); the correction is Adam's,
+    arXiv 1412.6980, section 3.
+    """
+
+    def __init__(self, model: ClickModel, factor: float):
+        self._optimizer = model.optimizer
+        self._log_factor = math.log(factor)
+        tables = {id(table) for table in model.tables.values()}
+        self._variables = {name: variable for name, variable in model.named_variables().items()
+                           if id(variable) not in tables and variable.dtype.is_floating}
+        self.averages = {name: tf.Variable(tf.zeros_like(variable), trainable=False) for name, variable in self._variables.items()}
+        self._raw: list[tuple[tf.Variable, tf.Tensor]] = []
+
+    def update(self) -> None:
+        """Adds the weights after a step, which the optimizer has just taken."""
+        steps = tf.cast(self._optimizer.optimizers[-1].iterations, tf.float64)
+        share = tf.cast(math.expm1(self._log_factor) / tf.math.expm1(steps * self._log_factor), tf.float32)
+        for name, variable in self._variables.items():
+            self.averages[name].assign_add(share * (variable - self.averages[name]))
+
+    @contextmanager
+    def in_place(self) -> Iterator[None]:
+        """The model has the averaged weights inside this block, and afterwards its own, to the bit."""
+        try:
+            self._take_place()
+            yield
+        finally:
+            self.give_back()
+
+    def _take_place(self) -> None:
+        lazies = lazy_optimizers(self._optimizer)
+        replaced = [*self._variables.values(), *(part for lazy in lazies for part in lazy.parts)]
+        self._raw = [(variable, variable.read_value()) for variable in replaced]
+        if not self.steps:
+            return
+        for name, variable in self._variables.items():
+            variable.assign(self.averages[name])
+        for lazy in lazies:
+            lazy.assign_averages()
+
+    @property
+    def steps(self) -> int:
+        """How many steps the average is of; the weights themselves stand in for that of none."""
+        return int(self._optimizer.optimizers[-1].iterations)
+
+    def give_back(self) -> None:
+        """Ends what `in_place` began, as often as it is called: a signal may have ended the block at any point."""
+        for variable, value in self._raw:
+            variable.assign(value)
+        self._raw = []
