@@ -309,8 +309,7 @@ def _describe_split(split: dict) -> str:
 def check_fields(patient: Patient) -> str:
     unread = patient.data.unread_fields
     if unread:
-        raise Concern(f"{', '.join(unread)} would be left unread, as models read no fields with several values or a vector a row "
-                      "yet: nothing to mend")
+        raise Concern(f"{', '.join(unread)} would be left unread, as models read no fields with a vector a row yet: nothing to mend")
     return f"training reads all {len(patient.schema.fields)}"
 
 
@@ -498,8 +497,10 @@ def check_same_settings(patient: Patient) -> str:
 def check_start(patient: Patient) -> str:
     """Whether fine-tuning will find something to start from."""
     from trainer.checkpoints import StageCheckpoints
+    from trainer.refusals import refuse_pretraining_a_baseline
 
     model_dir = patient.given(patient.model_dir, "--model_dir")
+    refuse_pretraining_a_baseline("finetune", patient.config, from_scratch=not patient.needs_pretraining, init_from=None)
     if not patient.needs_pretraining:
         return "without pre-training"
     best = StageCheckpoints(model_dir, "pretrain").best()
@@ -536,7 +537,7 @@ CHECKS = (
     Check("model folder", check_model_folder),
     Check("checkpoints", check_checkpoints, needs=("tensorflow", "model folder")),
     Check("same settings", check_same_settings, needs=("tensorflow", "settings", "model folder")),
-    Check("fine-tuning", check_start, needs=("tensorflow", "model folder")),
+    Check("fine-tuning", check_start, needs=("tensorflow", "settings", "model folder")),
 )
 
 
