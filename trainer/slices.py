@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preprocessing.errors import UserError
 from preprocessing.schema import MISSING_ROW, UNKNOWN_ROW
-from trainer.input import DataFolder
 from trainer.metrics import Predictions, click_metrics
+
+if TYPE_CHECKING:
+    from trainer.input import DataFolder
 
 LOWER_BOUNDS = (0, 1, 4, 11, 31, 101)  # of training occurrences, of each bucket
 SHOWN = ("rows", "positives", "auc", "logloss", "calibration_bias")
@@ -37,7 +40,7 @@ class FieldOccurrences:
     present: np.ndarray
 
     @classmethod
-    def of(cls, name: str, ids: np.ndarray, data: DataFolder) -> "FieldOccurrences":
+    def of(cls, name: str, ids: np.ndarray, data: "DataFolder") -> "FieldOccurrences":
         """Occurrences of the values of field `name` in rows with local ids [rows, id fields]."""
         place = field_place(name, data)
         frequencies = data.field_frequencies[place].copy()
@@ -45,7 +48,7 @@ class FieldOccurrences:
         return cls(name, frequencies[ids[:, place]], ids[:, place] != MISSING_ROW)
 
 
-def field_place(name: str, data: DataFolder) -> int:
+def field_place(name: str, data: "DataFolder") -> int:
     """Where an id field stands among `schema.id_fields`.
 
     Raises:
@@ -71,7 +74,7 @@ def sliced_metrics(predictions: Predictions, occurrences: FieldOccurrences) -> l
     return [{"occurrences": name, **_metrics(predictions, rows)} for name, rows in chosen.items() if rows.any()]
 
 
-def slices_of(predictions: Predictions, fields: Sequence[str], data: DataFolder) -> dict[str, list[dict]]:
+def slices_of(predictions: Predictions, fields: Sequence[str], data: "DataFolder") -> dict[str, list[dict]]:
     """`sliced_metrics` by field, of predictions that have their rows' ids."""
     return {field: sliced_metrics(predictions, FieldOccurrences.of(field, predictions.ids, data)) for field in fields}
 

@@ -1,0 +1,54 @@
+"""The figures of a run: metrics of each split, what calibration changes, cold slices."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import logit
+from sklearn.isotonic import IsotonicRegression
+from sklearn.linear_model import LogisticRegression
+
+from trainer.metrics import Predictions, click_metrics
+from trainer.slices import slices_of
+
+if TYPE_CHECKING:
+    from trainer.input import DataFolder
+
+# Platt: sigmoid(a logit + b); temperature: sigmoid(a logit); isotonic: any rising function of the logit.
+CALIBRATIONS = ("platt", "temperature", "isotonic")
+CALIBRATED = ("logloss", "ece", "calibration_bias")
+
+
+def calibrator(kind: str, fitted_on: Predictions) -> Callable[[np.ndarray], np.ndarray]:
+    """Fits a calibration. Returns the function from logits to calibrated logits.
+
+    Isotonic regression says 0 and 1 where the fitted rows do; it is held off them by half a row, as logloss is infinite there.
+    """
+    logits, labels, weights = fitted_on.logits.astype(np.float64), fitted_on.labels, fitted_on.weights
+    if kind == "isotonic":
+        margin = 0.5 / len(labels)
+        curve = IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip").fit(logits, labels, sample_weight=weights)
+        return lambda values: logit(curve.predict(values.astype(np.float64)))
+    line = LogisticRegression(C=np.inf, tol=1e-8, fit_intercept=kind == "platt").fit(logits[:, np.newaxis], labels, sample_weight=weights)
+    return lambda values: line.decision_function(values.astype(np.float64)[:, np.newaxis])
+
+
+def calibrated_metrics(fitted_on: Predictions, applied_to: Predictions) -> dict[str, dict[str, float]]:
+    """Metrics of `applied_to` by kind, after a calibration fitted on `fitted_on`; empty where that has one class only."""
+    if fitted_on.labels.min() == fitted_on.labels.max():
+        return {}
+    found = {}
+    for kind in CALIBRATIONS:
+        metrics = click_metrics(replace(applied_to, logits=calibrator(kind, fitted_on)(applied_to.logits), groups=None))
+        found[kind] = {name: metrics[name] for name in CALIBRATED}
+    return found
+
+
+
+def figures_of(split: str, predictions: dict[str, Predictions], sliced_by: Sequence[str], data: "DataFolder") -> dict:
+    """What a row says of a split. Calibrations are fitted on the validation split, so that one says nothing of them."""
+    found = click_metrics(predictions[split]) | {"slices": slices_of(predictions[split], sliced_by, data)}
+    if split != "valid":
+        found["calibrated"] = calibrated_metrics(predictions["valid"], predictions[split])
+    return found

@@ -1,0 +1,113 @@
+"""What a run's process does: what a user's commands do, in their order, and a row of figures.
+
+Every step is left out where its result is on disk, so a run that was killed at any time continues: training from its last
+checkpoint, by the trainer's own means. The test split is predicted once, last; its predictions are kept.
+"""
+
+import json
+import os
+import resource
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks.accuracy.measures import figures_of
+from benchmarks.accuracy.plan import Run, Settings
+from benchmarks.accuracy.task import Task, commands
+from preprocessing.environment import start_tensorflow
+from preprocessing.files import replaced_file, write_atomically
+from trainer.checkpoints import StageCheckpoints, load_trained
+from trainer.click_model import Stage
+from trainer.input import DataFolder
+from trainer.loop import train
+from trainer.metrics import Predictions
+from trainer.prediction import Predictor
+
+COST_FILE = "cost.json"
+NEVER_COPIED = shutil.ignore_patterns("tensorboard", ".*")
+
+
+def execute(task: Task) -> None:
+    """Trains, predicts, writes the row."""
+    run = task.run
+    start_tensorflow()
+    if task.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(task.threads)
+        tf.config.threading.set_inter_op_parallelism_threads(task.threads)
+    for command in commands(run, task.splits, task.sliced_by):
+        print(f"$ {command}", flush=True)
+    data, began = DataFolder.open(run.data_dir), time.monotonic()
+    cost = {}
+    if run.pretraining:
+        cost["pretrain"] = _pretrain(run, data, began)
+        _take_pretraining(Path(run.pretraining.folder), run.model_dir)
+        began = time.monotonic()
+    cost["finetune"] = _stage("finetune", run.settings, run.model_dir, data, began, from_scratch=run.pretraining is None)
+    began = time.monotonic()
+    predictions = {split: _predictions(run, data, split) for split in task.splits}
+    row = {"configuration": run.configuration, "seed": run.seed, "data": data.checksum[:12], "commit": task.commit,
+           "threads": task.threads, "passes": sum(stage["passes"] for stage in cost.values()),
+           "seconds": round(sum(stage["seconds"] for stage in cost.values()) + time.monotonic() - began, 1),
+           "peak_gb": max(stage["peak_gb"] for stage in cost.values()),
+           "stages": cost, "learning_curve": _learning_curve(run, data, cost)}
+    row |= {split: figures_of(split, predictions, task.sliced_by, data) for split in task.splits}
+    write_atomically(run.row_file, json.dumps(row))
+
+
+def _pretrain(run: Run, data: DataFolder, began: float) -> dict:
+    """Pre-trains, or finds what another run has pre-trained. Returns what it took."""
+    folder = Path(run.pretraining.folder)
+    record = folder / COST_FILE
+    if not record.is_file():
+        cost = _stage("pretrain", run.pretraining.settings, folder, data, began)
+        write_atomically(record, json.dumps(cost))
+    return json.loads(record.read_text(encoding="utf-8"))
+
+
+def _take_pretraining(folder: Path, model_dir: Path) -> None:
+    """Puts a pre-training into a model folder, by hard links: checkpoints never change once they are written."""
+    taken = model_dir / "pretrain"
+    if taken.exists():
+        return
+    partial = model_dir / ".pretrain.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(folder / "pretrain", partial, copy_function=os.link, ignore=NEVER_COPIED)
+    partial.rename(taken)
+
+
+def _stage(stage: Stage, settings: Settings, model_dir: Path, data: DataFolder, began: float, from_scratch: bool = False) -> dict:
+    """Trains a stage to its end. Returns what it took: epochs, passes over the training rows, seconds, memory."""
+    train(stage, settings.resolved(), data.path, model_dir, from_scratch=from_scratch, began=began)
+    checkpoints = StageCheckpoints(model_dir, stage)
+    state = checkpoints.state(checkpoints.last())
+    return {"epochs": state.epoch, "best_epoch": state.best_epoch, "passes": state.epoch * _passes_per_epoch(stage, data),
+            "seconds": round(sum(state.seconds.values()), 1), "phases": {name: round(value, 1) for name, value in state.seconds.items()},
+            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}
+
+
+def _passes_per_epoch(stage: Stage, data: DataFolder) -> float:
+    return data.rows_read(stage)["train"] / data.rows("train")
+
+
+def _learning_curve(run: Run, data: DataFolder, cost: dict) -> list[list[float]]:
+    """Passes so far, pre-training included, valid AUC and logloss after each epoch of fine-tuning."""
+    before = cost.get("pretrain", {"passes": 0})["passes"]
+    per_epoch = cost["finetune"]["passes"] / cost["finetune"]["epochs"]
+    return [[round(before + record["epoch"] * per_epoch, 3), record["valid"]["auc"], record["valid"]["logloss"]]
+            for record in StageCheckpoints(run.model_dir, "finetune").history()]
+
+
+def _predictions(run: Run, data: DataFolder, split: str) -> Predictions:
+    """The best checkpoint's predictions of a split, which are made once."""
+    path = Path(run.folder) / f"{split}.npz"
+    if not path.is_file():
+        found = Predictor(load_trained(run.model_dir), data).predict(split, with_ids=True)
+        arrays = {name: values for name, values in asdict(found).items() if values is not None}
+        with replaced_file(path) as temporary, open(temporary, "wb") as file:
+            np.savez_compressed(file, **arrays)
+    with np.load(path) as arrays:
+        return Predictions(**arrays)
