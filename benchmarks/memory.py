@@ -80,6 +80,8 @@ CASES = (
     Case("attention", "finetune", FIELDS, 50_000, ("model.backbone=hstu",)),
     Case("attention in float32", "finetune", FIELDS, 50_000, ("model.backbone=hstu", "runtime.matmul=float32")),
     Case("attention, pre-training", "pretrain", FIELDS, 50_000, ("model.backbone=hstu",)),
+    Case("transformer", "finetune", FIELDS, 50_000, ("model.backbone=transformer",)),
+    Case("FinalMLP, large batch", "finetune", FIELDS, 200_000, ("model.kind=finalmlp", "finetune.batch_size=32768")),
     Case("a million rows kept", "finetune", FIELDS, 1_000_000),
     Case("rows read in windows", "finetune", FIELDS, 1_000_000, ("input.window_rows=300000",)),
 )

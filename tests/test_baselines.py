@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from data_folders import tiny_schema, write_data_folder
+from data_folders import schema_of, tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
 from trainer import task
@@ -18,7 +18,7 @@ from trainer.checkpoints import load_trained
 from trainer.config import load_config
 from trainer.input import DataFolder
 from trainer.loop import train
-from trainer.memory import predict
+from trainer.memory import parameter_counts, predict
 from trainer.models import build_model
 from trainer.optimizers import build_optimizer
 from trainer.prediction import Predictor
@@ -196,6 +196,25 @@ def test_both_streams_of_finalmlp_drop_out_for_themselves():
     assert np.any(seen[0] != seen[1])
     network.score(values, False, None)
     np.testing.assert_allclose(seen[2], seen[3], rtol=1e-5)
+
+
+LISTS = schema_of(
+    {"user": {"kind": "categorical"}, "item": {"kind": "categorical"}, "tags": {"kind": "multivalued", "max_length": 2},
+     "history": {"kind": "sequence", "vocabulary": "item", "max_length": 3}}, {"user": 12, "item": 22, "tags": 5})
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+def test_lists_are_tokens_like_other_fields(kind):
+    assignments = ["model.embedding_init=0.5", "model.finalmlp.second.gate_fields=[history]"]
+    model = make(kind, *assignments, schema=LISTS)
+    table, others = parameter_counts(load_config(None, settings_of(kind, *assignments)), LISTS)
+    assert table + others == sum(np.prod(variable.shape) for variable in model.variables)
+    read = {"ids": tf.constant([[2, 3]] * 3), "tags": tf.constant([[2, -1], [3, -1], [2, -1]]),
+            "history": tf.constant([[4, 5], [4, 5], [-1, -1]])}
+    logits = model.click_logits(read).numpy()
+    assert len(set(logits.tolist())) == 3
+    longer = {**read, "tags": tf.pad(read["tags"], [[0, 0], [0, 2]], constant_values=-1)}
+    np.testing.assert_allclose(model.click_logits(longer), logits, rtol=1e-5)
 
 
 # In the harness.

@@ -66,6 +66,19 @@ def test_a_batch_by_hand():
         assert found["a batch of 5,000 rows"] == pytest.approx(share * expected)
 
 
+def test_attention_and_gates_by_hand():
+    # 3 fields and the label, 2 wide, in a stream of 8 with 16 inside its blocks, one head.
+    tokens, stream = 4, ["model.transformer.width=8", "model.transformer.heads=1", "model.transformer.layers=1",
+                         "model.transformer.feed_forward=16", "model.backbone=transformer"]
+    of_transformer = 4.5 * 4 * 2 + 8.0 * 4 * 8 + 14.4 * 4 * 8 + 4.5 * 4 * 16 + 2.0 * tokens**2
+    # Two gates on features of 6, each with a hidden layer of 64, before towers of 100 and 50; no label.
+    gates = ["model.kind=finalmlp", "model.finalmlp.first.hidden_units=[100]", "model.finalmlp.second.hidden_units=[50]"]
+    of_finalmlp = 4.5 * 6 + 2 * (5.0 * 6 + 3.0 * 64) + 150 * (1.9 + 0.8 + 1.8)
+    for settings, expected in ((stream, of_transformer), (gates, of_finalmlp)):
+        found = parts("finetune", tiny_schema(), "model.embedding_dim=2", "finetune.batch_size=5000", "runtime.matmul=float32", *settings)
+        assert found["a batch of 5,000 rows"] == pytest.approx(5000 * 4 * expected)
+
+
 def test_softmaxes_by_hand(monkeypatch):
     monkeypatch.setattr(memory, "available_cores", lambda: 2)
     schema = tiny_schema({"a": 4000, "b": 3000, "c": 2000, "d": 5000, "e": 6000})
@@ -182,6 +195,12 @@ def test_a_setting_that_cannot_be_halved_is_not_advised():
     schema = tiny_schema()
     message = refusal(predict("finetune", config, schema, ROWS), config, schema, ROWS, 1.0)
     assert "embedding_dim" not in message and "batch_size" in message
+
+
+def test_a_setting_that_is_not_read_is_not_advised():
+    config, schema = load_config(None, ["model.kind=lr"]), tiny_schema({"user": 10_000_000, "item": 10})
+    message = refusal(predict("finetune", config, schema, ROWS), config, schema, ROWS, 1.0)
+    assert "embedding_dim" not in message and "--set input.window_rows" in message
 
 
 # What is measured. The process itself is left out, as its size differs between machines; `benchmarks.memory` has all of it.

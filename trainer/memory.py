@@ -238,10 +238,15 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
         (f"embedding table, {schema.table_rows:,} rows x {config.model.table_width}", table),
         ("its two moments", MOMENTS * table),
         ("other parameters, moments, gradients", others * (1 + MOMENTS + 2)),
+        ("generator", (table + others + _frequency_bytes("pretrain", schema)) * _has_generator(stage, config)),
         ("training frequencies", _frequency_bytes(stage, schema) + _rare_row_bytes(config, schema)),
         ("rows in memory", _rows_bytes(config, schema, rows)),
         max(passing.items(), key=lambda part: part[1]),
     ))
+
+
+def _has_generator(stage: str, config: Config) -> bool:
+    return stage == "finetune" and config.finetune.regeneration.source == "generator"
 
 
 def _training_floats(stage: str, config: Config, schema: Schema) -> float:
@@ -386,7 +391,8 @@ def refusal(prediction: Prediction, config: Config, schema: Schema, rows: Mappin
         if value < 2:
             continue
         changed = config.model_copy(update={section: getattr(config, section).model_copy(update={name: value})})
-        advice.append((predict(stage, changed, schema, rows).peak, f"--set {section}.{name}={value}"))
+        if (peak := predict(stage, changed, schema, rows).peak) < prediction.peak:
+            advice.append((peak, f"--set {section}.{name}={value}"))
     advised = ", ".join(f"`{flag}` ({peak / 1e9:.2f} GB)" for peak, flag in sorted(advice))
     return (f"{stage} would take {prediction.peak / 1e9:.2f} GB of memory ({largest}, ...) and {limit / 1e9:.2f} GB may be used: "
             f"try {advised}, a larger min_count in the schema (fewer rows of the table), or parameter servers "
