@@ -31,13 +31,14 @@ class Sampler:
                                        s = 1..S, independently of each other
 
     For a perfect denoiser the first is exact (ancestral sampling from p(X) or p(X | given)), and so is the second as S
-    grows. The label is a token like the others, drawn from sigmoid(logit_y). Features are drawn by
+    grows. The label is a token like the others, drawn from sigmoid(logit_y); with `diffusion.label: absent` the model knows
+    none: it stays masked. Lists are always given. Fields are drawn by
     `FieldDistributions.draw`: of fields up to 16,384 rows among all values that training rows have, of larger ones among
     4,096 values drawn by training frequency.
 
     Args:
       model: the pre-trained network.
-      frequencies: of each id field the training count of every value, int64 [rows].
+      frequencies: of each of `schema.token_fields` the training count of every value, int64 [rows].
       steps: see above; at least 1.
 
     Raises:
@@ -55,12 +56,13 @@ class Sampler:
                             "masked as a whole to a visible one: leave steps out to draw one token at a time")
         self._model = model
         self._steps = steps
+        self._has_label = model.run_config.diffusion.label == "token"
         scoring = model.run_config.model.scoring
         self._scoring = scoring.model_copy(update={
             "full_softmax_rows": max(scoring.full_softmax_rows, FULL_ROWS),
             "sampled_candidates": max(scoring.sampled_candidates, CANDIDATES)})
         self._distributions = FieldDistributions(model.schema, self._scoring, model.field_scoring, model.embedding, frequencies)
-        self._counts_below = [tf.constant(np.cumsum(counts)) for counts in frequencies]
+        self._counts_below = [tf.constant(np.cumsum(counts)) for counts in frequencies[:len(model.schema.id_fields)]]
         self._draw = tf.function(self._reverse, reduce_retracing=True)
 
     def draw(self, features: Mapping[str, tf.Tensor], labels: tf.Tensor, given: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -69,7 +71,8 @@ class Sampler:
         Args:
           features: "ids" int32 [B, N], and lists where the model reads them, which are always given.
           labels: float [B], 0 or 1.
-          given: bool [B, N+1], True where the field's value, or last the label, is kept; what stands elsewhere is not read.
+          given: bool [B, N+1], True where the field's value, or last the label, is kept; what stands elsewhere is not read. A label
+            that the model does not know is kept in any case.
           seed: int [2]; equal seeds give equal samples.
 
         Returns:
@@ -79,6 +82,8 @@ class Sampler:
 
     def _reverse(self, features: dict[str, tf.Tensor], labels: tf.Tensor, given: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         time_seed, value_seed = tf.unstack(tf.random.split(seed, 2))
+        if not self._has_label:
+            given = tf.concat([given[:, :-1], tf.ones_like(given[:, -1:])], axis=1)
         turns = unmasking_turns(self._model.run_config.diffusion, given, self._steps, time_seed)  # (B, N+1)
         ids = tf.where(turns[:, :-1] == NEVER, features["ids"], 0)
         labels = tf.where(turns[:, -1] == NEVER, labels, 0.0)
@@ -91,8 +96,12 @@ class Sampler:
                 seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Draws the `chosen` tokens, bool [B, N+1], of samples that are masked where `mask` says."""
         model = self._model
-        hidden = model.hidden(model.embedding(features, labels, mask))
-        queries = model.field_scoring(hidden)  # (N, B, d)
+        of_lists = tf.zeros([tf.shape(mask)[0], len(model.schema.list_fields)], tf.bool)
+        of_label = mask[:, -1:] if self._has_label else tf.ones_like(mask[:, -1:])
+        mask = tf.concat([mask[:, :-1], of_lists, of_label], axis=1)  # (B, F+1)
+        rates = tf.reduce_mean(tf.cast(mask, tf.float32), axis=1)  # (B,)
+        hidden = model.hidden(model.embedding(features, labels, mask), rates=rates)
+        queries = model.field_scoring(hidden)  # (F, B, d)
         columns = tf.unstack(features["ids"], axis=1)
         *seeds, label_seed = tf.unstack(tf.random.split(seed, len(columns) + 1))
         ids = tf.stack([self._drawn(k, column, queries[k], chosen[:, k], seeds[k]) for k, column in enumerate(columns)], axis=1)

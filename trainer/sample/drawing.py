@@ -1,0 +1,154 @@
+"""The pre-trained model of a folder, the real rows to compare with, and many samples drawn with a person watching."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from preprocessing.errors import UserError
+from preprocessing.schema import Schema
+from trainer.checkpoints import StageCheckpoints, restore_model
+from trainer.config import Config, InputConfig
+from trainer.diffusion.sampler import Sampler
+from trainer.input import NO_VALUE, Batch, DataFolder, EvaluationSplit
+from trainer.models import build_model
+from trainer.progress import SECONDS_BETWEEN_LINES
+from trainer.sample.request import Given
+
+BATCH_ROWS = 1024  # of every batch, also the last, so that sample i does not depend on how many are drawn
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a data folder, or samples.
+
+    Attributes:
+      table: int32 [rows, N+1]: the id of each field, and the label, 0 or 1.
+      lists: by the name of each list field that the model reads, int32 [rows, max_length], -1 where there is no value.
+    """
+
+    table: np.ndarray
+    lists: dict[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def take(self, places: np.ndarray) -> "Rows":
+        return Rows(self.table[places], {name: values[places] for name, values in self.lists.items()})
+
+    @classmethod
+    def join(cls, parts: Sequence["Rows"]) -> "Rows":
+        return cls(np.concatenate([part.table for part in parts]),
+                   {name: np.concatenate([part.lists[name] for part in parts]) for name in parts[0].lists})
+
+
+def open_pretrained(data_dir: str | Path, model_dir: Path) -> tuple[DataFolder, Config, Path]:
+    """The data folder as the pre-trained model of a model folder reads it, that model's configuration and best checkpoint.
+
+    Raises:
+      UserError: there is none, it belongs to other data, or its pre-training was not diffusion.
+    """
+    data, checkpoints = DataFolder.open(data_dir), StageCheckpoints(model_dir, "pretrain")
+    best = checkpoints.best()
+    if best is None:
+        raise UserError(f"model folder {model_dir} has no pre-trained checkpoint, from which samples are drawn: run "
+                        f"`python -m trainer.task --stage=pretrain --data_dir {data.path} --model_dir {model_dir}` first")
+    if checkpoints.state(best).data != data.checksum:
+        raise UserError(f"model folder {model_dir} was pre-trained on other data than {data.path} (another schema, other training rows "
+                        "or vocabularies): give the data folder that it was pre-trained on")
+    config = checkpoints.config(best)
+    if config.pretrain.objective != "diffusion":
+        raise UserError(f"model folder {model_dir} was pre-trained with `pretrain.objective: {config.pretrain.objective}`, which does not "
+                        "learn the distribution of samples: pre-train with `diffusion` to draw from it")
+    return data.without(config.model.ignored_fields), config, best
+
+
+def load_sampler(data: DataFolder, config: Config, checkpoint: Path, steps: int | None) -> Sampler:
+    """The sampler of a pre-trained checkpoint; for the arguments see `open_pretrained`."""
+    model = build_model(data.schema, config, "pretrain", data.field_frequencies, data.click_rate)
+    restore_model(model, checkpoint)
+    return Sampler(model, data.field_frequencies, steps)
+
+
+def real_rows(data: DataFolder, settings: InputConfig, split: str, given: Given, rows: int, seed: int) -> Rows:
+    """Up to `rows` labelled rows of a split, in random order, from those that have what is given.
+
+    Fewer rows are the first of more.
+    """
+    rng, fixed, values = np.random.default_rng(seed), given.mask(data.schema), given.row(data.schema)
+    keys, kept = np.empty(0), []
+    for batch in EvaluationSplit(data, split, settings.window_rows, settings.corrupt_records).batches():
+        found = _rows_of(batch, data.schema)
+        found = found.take((found.table == values)[:, fixed].all(axis=1))
+        keys, kept = np.concatenate([keys, rng.random(len(found))]), Rows.join([*kept, found])
+        smallest = np.argsort(keys)[:rows]
+        keys, kept = keys[smallest], [kept.take(smallest)]
+    return kept[0]
+
+
+def _rows_of(batch: Batch, schema: Schema) -> Rows:
+    lists = {}
+    for field in schema.list_fields:
+        values = batch[field.name].numpy()
+        lists[field.name] = np.pad(values, ((0, 0), (0, field.max_length - values.shape[1])), constant_values=NO_VALUE)
+    return Rows(np.column_stack([batch["ids"].numpy(), batch["label"].numpy().astype(np.int32)]), lists)
+
+
+def draw_samples(sampler: Sampler, schema: Schema, given: Given, lists_of: Rows, samples: int, seed: int) -> Rows:
+    """Draws samples. Fewer are the first of more.
+
+    Args:
+      lists_of: real rows, whose lists the samples get in turn; read where the model reads lists.
+
+    Raises:
+      UserError: there are none.
+    """
+    if schema.list_fields and not len(lists_of):
+        raise UserError(f"no real row has what is given, and samples have the lists ({', '.join(field.name for field in schema.list_fields)}) "
+                        "of real rows: give less, or take the rows of --split train")
+    row, fixed = given.row(schema), given.mask(schema)
+    ids = tf.constant(np.tile(row[:-1], (BATCH_ROWS, 1)))
+    labels = tf.fill([BATCH_ROWS], float(row[-1]))
+    fixed = tf.constant(np.tile(fixed, (BATCH_ROWS, 1)))
+    batches = []
+    with _progress("sample", samples) as advance:
+        for number in range(-(-samples // BATCH_ROWS)):
+            places = (np.arange(BATCH_ROWS) + number * BATCH_ROWS) % max(len(lists_of), 1)
+            lists = {name: values[places] for name, values in lists_of.lists.items()}
+            features = {"ids": ids, **{name: tf.constant(values) for name, values in lists.items()}}
+            drawn, clicks = sampler.draw(features, labels, fixed, tf.constant([seed, number]))
+            batches.append(Rows(np.column_stack([drawn.numpy(), clicks.numpy().astype(np.int32)]), lists))
+            advance(BATCH_ROWS)
+    return Rows.join(batches).take(np.arange(samples))
+
+
+@contextmanager
+def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Shows how much of `total` is done, the rate and the time left: a bar on a terminal, a line now and then elsewhere."""
+    start = shown = time.monotonic()
+    done = 0
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} left"),
+               TimeRemainingColumn())
+    with Progress(*columns, console=Console(), transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task(title, total=total, rate="")
+
+        def advance(rows: int) -> None:
+            nonlocal done, shown
+            done = min(done + rows, total)
+            now = time.monotonic()
+            rate = done / (now - start)
+            bar.update(task, completed=done, rate=f"{rate:,.0f} samples/s")
+            if bar.disable and now - shown > SECONDS_BETWEEN_LINES:
+                shown = now
+                print(f"{title}  {done:,}/{total:,}  {rate:,.0f} samples/s  left {(total - done) / rate:.0f} s", flush=True)
+
+        yield advance
+    seconds = time.monotonic() - start
+    print(f"{title}: {total:,} drawn in {seconds:.1f} s, {total / seconds:,.0f} a second", flush=True)
