@@ -113,8 +113,9 @@ CALIBRATION_TEXT = ("Fitted on the validation split's predictions, applied to th
                     "a * logit, isotonic regression. Means over seeds; the tables above are before calibration.")
 LEARNING_TEXT = ("Validation AUC after each epoch of fine-tuning against the passes over the training rows so far, those of "
                  "pre-training included: mean and range over seeds.")
-ARMS_TEXT = ("Settings are on top of the configuration file{of_all}. A pass reads as many rows as the training split has. Arms of the same "
-             "`configuration` share their runs, and arms with the same pre-training share that; its cost is counted in each.")
+ARMS_TEXT = ("Settings are on top of the configuration file{of_all}. A pass goes forward and backward over as many rows as the training split has; an "
+             "auxiliary loss counts as another, a forward pass alone as a third. Arms of the same `configuration` share their runs, and arms with "
+             "the same pre-training share that; its cost is counted in each.")
 
 
 def _circumstances(results: Results) -> str:

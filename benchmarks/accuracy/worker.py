@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from benchmarks.accuracy.cost import passes_per_epoch
 from benchmarks.accuracy.measures import figures_of
 from benchmarks.accuracy.plan import Run, Settings
 from benchmarks.accuracy.task import Task, commands
@@ -53,8 +54,9 @@ def execute(task: Task) -> None:
            "threads": task.threads, "passes": sum(stage["passes"] for stage in cost.values()),
            "seconds": round(sum(stage["seconds"] for stage in cost.values()) + time.monotonic() - began, 1),
            "peak_gb": max(stage["peak_gb"] for stage in cost.values()),
-           "stages": cost, "learning_curve": _learning_curve(run, data, cost)}
-    row |= {split: figures_of(split, predictions, task.sliced_by, data) for split in task.splits}
+           "stages": cost, "learning_curve": _learning_curve(run, cost)}
+    read = data.without(run.settings.resolved().model.ignored_fields)
+    row |= {split: figures_of(split, predictions, task.sliced_by, read) for split in task.splits}
     write_atomically(run.row_file, json.dumps(row))
 
 
@@ -81,19 +83,16 @@ def _take_pretraining(folder: Path, model_dir: Path) -> None:
 
 def _stage(stage: Stage, settings: Settings, model_dir: Path, data: DataFolder, began: float, from_scratch: bool = False) -> dict:
     """Trains a stage to its end. Returns what it took: epochs, passes over the training rows, seconds, memory."""
-    train(stage, settings.resolved(), data.path, model_dir, from_scratch=from_scratch, began=began)
+    config = settings.resolved()
+    train(stage, config, data.path, model_dir, from_scratch=from_scratch, began=began)
     checkpoints = StageCheckpoints(model_dir, stage)
     state = checkpoints.state(checkpoints.last())
-    return {"epochs": state.epoch, "best_epoch": state.best_epoch, "passes": state.epoch * _passes_per_epoch(stage, data),
+    return {"epochs": state.epoch, "best_epoch": state.best_epoch, "passes": round(state.epoch * passes_per_epoch(stage, config, data), 3),
             "seconds": round(sum(state.seconds.values()), 1), "phases": {name: round(value, 1) for name, value in state.seconds.items()},
             "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}
 
 
-def _passes_per_epoch(stage: Stage, data: DataFolder) -> float:
-    return data.rows_read(stage)["train"] / data.rows("train")
-
-
-def _learning_curve(run: Run, data: DataFolder, cost: dict) -> list[list[float]]:
+def _learning_curve(run: Run, cost: dict) -> list[list[float]]:
     """Passes so far, pre-training included, valid AUC and logloss after each epoch of fine-tuning."""
     before = cost.get("pretrain", {"passes": 0})["passes"]
     per_epoch = cost["finetune"]["passes"] / cost["finetune"]["epochs"]
