@@ -1,0 +1,201 @@
+"""The average of the weights: by hand, lazily for the table, kept apart from the weights that training goes on with."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from data_folders import table_counts, tiny_schema, write_data_folder
+
+from preprocessing.errors import UserError
+from trainer import task
+from trainer.averaging import WeightAverage
+from trainer.checkpoints import RAW, StageCheckpoints, TrainingState, checkpoint_bytes, load_trained, restore_model, resume
+from trainer.config import load_config
+from trainer.distribute import Synchronous
+from trainer.model import DGenCTR
+from trainer.optimizers import BLOCK_ROWS, LazyAdam, build_optimizer
+from trainer.refusals import require_one_device
+
+SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "finetune.dropout=0"]
+FACTOR = 0.5
+
+
+def slices(rows, values):
+    return tf.IndexedSlices(tf.constant(values, tf.float32), tf.constant(rows), dense_shape=(4, 1))
+
+
+def table_after(rows_of_steps):
+    """A lazily averaged table [4, 1], its optimizer, and its values after each step."""
+    table = tf.Variable([[1.0], [2.0], [3.0], [4.0]])
+    optimizer = LazyAdam(0.1, averaging=FACTOR)
+    values = []
+    for step, rows in enumerate(rows_of_steps):
+        optimizer.apply_gradients([(slices(rows, [[(-1.0) ** step * (row + 1)] for row in rows]), table)])
+        values.append(table.numpy())
+    return table, optimizer, values
+
+
+def dense_average(values):
+    average = np.zeros_like(values[0])
+    for value in values:
+        average = FACTOR * average + (1 - FACTOR) * value
+    return average / (1 - FACTOR ** len(values))
+
+
+def test_two_steps_by_hand():
+    # (d E1 + E2) (1 - d) / (1 - d^2) with d = 1/2: a third of the first and two thirds of the second.
+    table, optimizer, (first, second) = table_after([[2], [2]])
+    optimizer.assign_averages()
+    assert table.numpy()[2, 0] == pytest.approx(first[2, 0] / 3 + 2 * second[2, 0] / 3)
+
+
+def test_rows_that_are_looked_up_now_and_then_are_averaged_as_if_in_every_step():
+    steps = [[0, 1], [1], [1], [0], [1, 2], [1], [0, 2], [1]]
+    table, optimizer, values = table_after(steps)
+    optimizer.assign_averages()
+    np.testing.assert_allclose(table.numpy(), dense_average(values), rtol=1e-6)
+    assert table.numpy()[3, 0] == 4.0  # never looked up: exactly as it was
+
+
+def test_an_average_is_kept_for_looked_up_rows_only():
+    _, optimizer, _ = table_after([[0, 1], [1]])
+    average, steps = optimizer.slots["average"][0].numpy(), optimizer.slots["averaged_at"][0].numpy()
+    assert steps.tolist() == [0, 1, 0, 0]  # the step before that in which it was looked up last
+    assert average[[2, 3]].tolist() == [[0.0], [0.0]]
+
+
+def test_a_table_of_several_blocks_is_averaged_whole(monkeypatch):
+    monkeypatch.setattr("trainer.optimizers.BLOCK_ROWS", 3)
+    table, optimizer, values = table_after([[0, 3], [1, 3]])
+    optimizer.assign_averages()
+    np.testing.assert_allclose(table.numpy(), dense_average(values), rtol=1e-6)
+    assert BLOCK_ROWS > 3
+
+
+def make(stage="finetune", *assignments):
+    tf.keras.utils.set_random_seed(1)
+    model = DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, table_counts(tiny_schema(), np.ones(40, np.int64)))
+    model.optimizer = build_optimizer(model, 0.05, 0.1, averaging=FACTOR)
+    model.average = WeightAverage(model, FACTOR)
+    return model
+
+
+def batch_for(step):
+    ids = tf.random.stateless_uniform((3, 3), (step, 0), 2, 6, tf.int32)
+    return {"ids": ids, "label": tf.constant([1.0, 0.0, 1.0]), "seed": tf.constant([1, step])}
+
+
+def weights(model):
+    return {name: variable.numpy() for name, variable in model.named_variables().items()}
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_every_weight_is_averaged_and_given_back(stage):
+    model = make(stage)
+    before, history = weights(model), []
+    with model.average.in_place():
+        assert all(np.array_equal(value, before[name]) for name, value in weights(model).items())  # of no step: the weights
+    for step in range(4):
+        model.train_step(batch_for(step))
+        history.append(weights(model))
+    with model.average.in_place():
+        averaged = weights(model)
+    assert any("moving_mean" in name for name in averaged)
+    for name, value in averaged.items():
+        np.testing.assert_allclose(value, dense_average([at[name] for at in history]), rtol=1e-4, atol=1e-6, err_msg=name)
+    assert all(np.array_equal(value, history[-1][name]) for name, value in weights(model).items())
+
+
+def test_weights_are_given_back_after_an_interrupted_evaluation():
+    model = make()
+    model.train_step(batch_for(0))
+    model.train_step(batch_for(1))
+    after = weights(model)
+    with pytest.raises(KeyboardInterrupt), model.average.in_place():
+        raise KeyboardInterrupt
+    assert all(np.array_equal(value, after[name]) for name, value in weights(model).items())
+
+
+def test_a_frozen_table_stays_as_it_is():
+    model = make("finetune", "finetune.train=no_table")
+    table = model.embedding.table.numpy()
+    for step in range(3):
+        model.train_step(batch_for(step))
+    with model.average.in_place():
+        assert np.array_equal(model.embedding.table.numpy(), table)
+
+
+def saved(model, folder, step):
+    checkpoints = StageCheckpoints(folder, model.stage)
+    checkpoints.save(model, model.optimizer, TrainingState("", "", 0.1, epoch=step, step=step), model.run_config)
+    return checkpoints.last()
+
+
+def test_a_checkpoint_has_the_averages_as_its_model_and_the_weights_to_continue_with(tmp_path):
+    whole = make()
+    for step in range(3):
+        whole.train_step(batch_for(step))
+    checkpoint = saved(whole, tmp_path, 3)
+    with whole.average.in_place():
+        averaged = weights(whole)
+    plain, continued = DGenCTR(tiny_schema(), whole.run_config), make()
+    restore_model(plain, checkpoint)
+    assert all(np.array_equal(value, averaged[name]) for name, value in weights(plain).items())
+    resume(continued, continued.optimizer, checkpoint)
+    for step in range(3, 6):
+        whole.train_step(batch_for(step))
+        continued.train_step(batch_for(step))
+    with whole.average.in_place(), continued.average.in_place():
+        assert all(np.array_equal(value, weights(continued)[name]) for name, value in weights(whole).items())
+    size = sum(path.stat().st_size for path in checkpoint.iterdir())
+    assert checkpoint_bytes(whole, whole.optimizer) == pytest.approx(size, abs=40_000)
+
+
+def test_continuing_without_the_average_is_refused(tmp_path):
+    model = make()
+    model.train_step(batch_for(0))
+    checkpoint = saved(model, tmp_path, 1)
+    model.average, model.optimizer = None, build_optimizer(model, 0.05, 0.1)
+    with pytest.raises(UserError, match="has averages of its weights, which this configuration would not carry on"):
+        resume(model, model.optimizer, checkpoint)
+
+
+def test_continuing_with_an_average_that_was_not_kept_is_refused(tmp_path):
+    model = make()
+    average, model.average, model.optimizer = model.average, None, build_optimizer(model, 0.05, 0.1)
+    checkpoint = saved(model, tmp_path, 1)
+    model.average, model.optimizer = average, build_optimizer(model, 0.05, 0.1, averaging=FACTOR)
+    with pytest.raises(UserError, match="holds the state of another optimizer"):
+        resume(model, model.optimizer, checkpoint)
+
+
+def test_several_devices_are_refused():
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with pytest.raises(UserError, match="finetune.averaging is kept by one process on one device"):
+        require_one_device(Synchronous(strategy), "finetune")
+
+
+def test_a_stopped_run_ends_with_the_same_weights_and_exports_the_averages(tmp_path):
+    data = write_data_folder(tmp_path / "data", rows=160)
+    settings = [part for assignment in (*SMALL, "finetune.epochs=2", "finetune.batch_size=40", "finetune.min_steps=4", "finetune.averaging=0.7")
+                for part in ("--set", assignment)]
+
+    def run(model_dir, *more):
+        arguments = ["--stage=finetune", "--from_scratch", "--data_dir", str(data), "--model_dir", str(model_dir)]
+        assert task.main([*arguments, *settings, *more]) == 0
+        return StageCheckpoints(model_dir, "finetune")
+
+    whole = run(tmp_path / "whole")
+    run(tmp_path / "stopped", "--set", "finetune.epochs=1", "--set", "finetune.learning_rate_schedule=plateau")
+    run(tmp_path / "plateau", "--set", "finetune.learning_rate_schedule=plateau")
+    stopped = run(tmp_path / "stopped", "--set", "finetune.learning_rate_schedule=plateau")
+    plateau = StageCheckpoints(tmp_path / "plateau", "finetune")
+    for part in ("model", RAW, "optimizer"):
+        one, other = (tf.train.load_checkpoint(str(checkpoints.last() / part)) for checkpoints in (plateau, stopped))
+        for key in one.get_variable_to_shape_map():
+            if key.endswith("VALUE"):
+                assert np.array_equal(one.get_tensor(key), other.get_tensor(key)), key
+    best = tf.train.load_checkpoint(str(whole.best() / "model"))
+    raw = tf.train.load_checkpoint(str(whole.best() / RAW))
+    key = "embedding:00:table/.ATTRIBUTES/VARIABLE_VALUE"
+    assert np.array_equal(load_trained(tmp_path / "whole").embedding.table.numpy(), best.get_tensor(key))
+    assert not np.array_equal(best.get_tensor(key), raw.get_tensor(key))
