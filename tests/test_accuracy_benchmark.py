@@ -177,6 +177,12 @@ def test_runs_go_on_when_one_fails(tmp_path, capsys):
     assert f"FAILED with exit code 3: bad, seed 1; see {tmp_path / 'bad.txt'}" in capsys.readouterr().out
 
 
+def test_when_the_first_runs_all_fail_the_others_are_not_begun(tmp_path):
+    folders = [tmp_path / str(number) for number in range(4)]
+    done, failed = run_schedule([job(folder, "bad") for folder in folders], 1)
+    assert (done, failed) == ([], ["bad"] * 3) and not (folders[3] / "bad").exists()
+
+
 def test_runs_that_share_a_pretraining_do_not_run_at_once(tmp_path):
     done, _ = run_schedule([job(tmp_path, "a", "shared"), job(tmp_path, "b", "shared"), job(tmp_path, "c")], 2)
     assert {name for name, _ in done} == {"a", "b", "c"}

@@ -26,6 +26,7 @@ from preprocessing.errors import UserError
 from preprocessing.schema import load_data_folder_schema, train_checksum
 from trainer.progress import print_table
 
+FAILURES_SHOWN = 3
 PRELOAD = "benchmarks.accuracy.preload"
 EXAMPLES = """examples:
   python -m benchmarks.accuracy --suite frappe --input frappe --jobs 2
@@ -68,7 +69,8 @@ def run(argv: Sequence[str]) -> None:
     failed = [] if arguments.report_only else _train(planned, splits, suite.sliced_by, arguments.jobs)
     _report(suite, path, planned, arguments, work_dir)
     if failed:
-        raise UserError(f"{len(failed)} runs failed: {'; '.join(failed)}. Mend what their logs say and call the same command again: what has "
+        shown = "; ".join(failed[:FAILURES_SHOWN]) + (f"; and {len(failed) - FAILURES_SHOWN} more" if len(failed) > FAILURES_SHOWN else "")
+        raise UserError(f"{len(failed)} runs failed: {shown}. Mend what their logs say and call the same command again: what has "
                         "finished is not repeated")
 
 

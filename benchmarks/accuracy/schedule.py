@@ -15,6 +15,7 @@ from benchmarks.processes import Interrupted
 HEARTBEAT_SECONDS = 60.0
 POLL_SECONDS = 1.0
 GRACE_SECONDS = 60.0
+HOPELESS = 3
 
 
 @dataclass
@@ -64,21 +65,27 @@ class Schedule:
     def run(self, finished: Callable[[Job, str], None]) -> list[Job]:
         """Runs all jobs; calls `finished(job, progress)` after each that succeeds. Returns those that failed.
 
+        Where the first `HOPELESS` end and none has succeeded, the cause is none of theirs and the others are not begun.
+
         Raises:
           Interrupted: a signal; the workers were asked to save and have ended.
         """
         failed: list[Job] = []
+        succeeded = False
         with self._noting_signals():
             try:
                 while self._waiting or self._running:
                     self._start_what_can()
                     for ended in self._wait():
                         if ended.process.exitcode == 0:
+                            succeeded = True
                             self._seconds.setdefault(_configuration(ended.job), []).append(time.monotonic() - ended.began)
                             finished(ended.job, self._progress())
                         else:
                             failed.append(ended.job)
                             print(f"FAILED with exit code {ended.process.exitcode}: {ended.job.planned.title}; see {ended.job.log}", flush=True)
+                    if not succeeded and len(failed) >= HOPELESS:
+                        self._waiting.clear()
             finally:
                 self._stop_all()
         return failed

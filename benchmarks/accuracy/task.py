@@ -63,13 +63,13 @@ def _command(stage: str, *flags: str) -> str:
 
 def main(task: Task) -> None:
     """What the process of a run calls. Ends it with exit code 0, or another one after an explanation in the run's log."""
-    from benchmarks.accuracy.worker import execute
-
     threading.Thread(target=_end_with_the_parent, daemon=True).start()
     task.log.parent.mkdir(parents=True, exist_ok=True)
     output = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    from benchmarks.accuracy.worker import execute  # only now, so that the log says why if it fails
+
     sys.exit(errors.run(lambda _: execute(task), []))
 
 
