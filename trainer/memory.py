@@ -24,9 +24,12 @@ from trainer.runtime import resolved
 
 FLOAT_BYTES = 4
 MOMENTS = 2  # of Adam, for every parameter
+HEAD_GRADIENTS = 2
 EVALUATION_BATCH = 8192
 WINDOW_COPIES = 3
 LIST_VALUE_TENSORS = 8.0  # as wide as an embedding, for each value of a list
+# Of a baseline, for each column of its embedded features: these, what its network derives from them in their shape, gradients.
+BASELINE_VALUE_FLOATS = {"lr": 7.0, "fm": 5.2, "deepfm": 5.8, "dcn_v2": 4.5, "finalmlp": 10.0, "mlp": 1.6}
 BFLOAT16_SHARE = 0.88  # of what the network takes in float32
 ORDER_BYTES = 24  # of a row, while a window is shuffled
 
@@ -197,8 +200,35 @@ def _backbone_parameters(model: ModelConfig, backbone: str, tokens: int) -> tupl
 
 
 def checkpoint_bytes(config: Config, schema: Schema) -> int:
-    """Size of a checkpoint: every parameter with its moments."""
-    return sum(parameter_counts(config, schema)) * (1 + MOMENTS) * FLOAT_BYTES + _rare_row_bytes(config, schema)
+    """Size of the larger stage's checkpoint: every parameter with its moments, and what else a stage keeps of it."""
+    parameters = sum(parameter_counts(config, schema)) * (1 + MOMENTS) * FLOAT_BYTES + _rare_row_bytes(config, schema)
+    heads = head_parameters(config, schema) * (1 + MOMENTS) * FLOAT_BYTES
+    weights = sum(parameter_counts(config, schema)) * FLOAT_BYTES  # beside their averages
+    return parameters + max(heads * (stage == "pretrain") + _start_bytes(stage, config, schema) + averaged + weights * (averaged > 0)
+                            for stage in ("pretrain", "finetune") for averaged in [_average_bytes(stage, config, schema)])
+
+
+def head_parameters(config: Config, schema: Schema) -> int:
+    """Parameters of MAP's heads, which only its pre-training has."""
+    objective, width, fields = config.pretrain.objective, config.pretrain.map.width, len(schema.id_fields)
+    if objective == "diffusion":
+        return 0
+    tokens = len(schema.token_fields) + 1
+    _, hidden = _backbone_parameters(config.model, config.model.backbone, tokens)
+    vectors = fields * _linear(hidden, width)
+    return vectors + (schema.table_rows * (width + 1) if objective == "masked_features" else _linear(fields * width, fields))
+
+
+def _start_bytes(stage: str, config: Config, schema: Schema) -> int:
+    """The table's values at the start of fine-tuning, where decay pulls towards them."""
+    anchored = stage == "finetune" and config.finetune.decay_towards == "pretrained"
+    return parameter_counts(config, schema)[0] * FLOAT_BYTES * anchored
+
+
+def _average_bytes(stage: str, config: Config, schema: Schema) -> int:
+    """An average of every parameter (but a few that are not trained), and an int64 step of every row of the table."""
+    averaged = getattr(config, stage).averaging > 0
+    return (sum(parameter_counts(config, schema)) * FLOAT_BYTES + 8 * schema.table_rows) * averaged
 
 
 def _rare_row_bytes(config: Config, schema: Schema) -> int:
@@ -211,6 +241,9 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
 
         peak = process + table (1 + 2 moments) + others (1 + 2 moments + 2 gradients) + frequencies + rows read
              + max(a training batch, an evaluation batch, the moments while a checkpoint is read, the rows while decoded)
+
+    Settings of a stage add to it: averages of the weights (and a table more while they are evaluated), the table's values at the
+    start, heads; a frozen table has no moments.
 
     Drawing the first values of the table takes three times its size for a moment; the moments then fill the same memory,
     as TensorFlow keeps what it once had. Writing a checkpoint copies nothing. Reading one holds both moments twice, and
@@ -228,21 +261,30 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
     table, others = (count * FLOAT_BYTES for count in parameter_counts(config, schema))
     training = batch * _training_floats(stage, config, schema) * FLOAT_BYTES
     evaluation = min(EVALUATION_BATCH, rows["valid"]) * _evaluation_floats(config, schema) * FLOAT_BYTES
+    frozen, averages = stage == "finetune" and config.finetune.train == "no_table", _average_bytes(stage, config, schema)
+    heads = FLOAT_BYTES * head_parameters(config, schema) * (stage == "pretrain")
     passing = {
-        f"a batch of {batch:,} rows": max(training, evaluation),
+        f"a batch of {batch:,} rows": max(training, evaluation + table * (averages > 0)),
         "reading the checkpoint": MOMENTS * table if resumed else 0,
         "decoding the rows": rows["train"] * decoded_row_bytes(schema) if rows["train"] <= config.input.window_rows else 0,
     }
     return Prediction(stage, (
         ("Python, TensorFlow, the compiled step", PROCESS_BYTES[stage] + PROCESS_BYTES_PER_FIELD[stage] * len(schema.token_fields)),
         (f"embedding table, {schema.table_rows:,} rows x {config.model.table_width}", table),
-        ("its two moments", MOMENTS * table),
+        ("its two moments", MOMENTS * table * (not frozen)),
         ("other parameters, moments, gradients", others * (1 + MOMENTS + 2)),
+        *_where_there_are({"heads, their moments and gradients": heads * (1 + MOMENTS) + HEAD_GRADIENTS * heads,
+                           "averages of all parameters": averages,
+                           "the table's values at the start": _start_bytes(stage, config, schema)}),
         ("generator", (table + others + _frequency_bytes("pretrain", schema)) * _has_generator(stage, config)),
-        ("training frequencies", _frequency_bytes(stage, schema) + _rare_row_bytes(config, schema)),
+        ("training frequencies", _frequency_bytes("pretrain" if config.finetune.auxiliary_diffusion else stage, schema) + _rare_row_bytes(config, schema)),
         ("rows in memory", _rows_bytes(config, schema, rows)),
         max(passing.items(), key=lambda part: part[1]),
     ))
+
+
+def _where_there_are(sizes: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(name, size) for name, size in sizes.items() if size]
 
 
 def _has_generator(stage: str, config: Config) -> bool:
@@ -258,9 +300,22 @@ def _training_floats(stage: str, config: Config, schema: Schema) -> float:
     network, queries = _network_floats(stage, config, schema), len(schema.token_fields) * config.model.embedding_dim
     if halved := resolved(config).runtime.matmul == "bfloat16":
         network *= BFLOAT16_SHARE
+    if stage == "pretrain" and config.pretrain.objective != "diffusion":
+        return network + _head_floats(config, schema)
     if stage == "finetune":
-        return network
+        if not config.finetune.auxiliary_diffusion:
+            return network
+        network *= 2.0  # two passes, whose gradients are taken together
     return network + 4.0 * queries * halved + _softmax_floats(config, schema)
+
+
+def _head_floats(config: Config, schema: Schema) -> float:
+    """Floats a sample takes in MAP's heads: each field's vector, and the scores of masked ones with all noise."""
+    fields, settings = len(schema.id_fields), config.pretrain.map
+    floats = 3.0 * fields * settings.width
+    if config.pretrain.objective == "masked_features":
+        floats += 3.0 * max(1, round(settings.rate * fields)) * settings.noise_samples
+    return floats
 
 
 def _network_floats(stage: str, config: Config, schema: Schema) -> float:
@@ -268,7 +323,7 @@ def _network_floats(stage: str, config: Config, schema: Schema) -> float:
     model, fields, dropout = config.model, len(schema.token_fields), getattr(config, stage).dropout > 0
     lists = LIST_VALUE_TENSORS * sum(_list_floats(config, field) for field in schema.list_fields)
     if model.kind != "dgenctr":
-        return lists + 4.5 * fields * model.table_width + _baseline_floats(model, fields, dropout)
+        return lists + BASELINE_VALUE_FLOATS[model.kind] * fields * model.table_width + _baseline_floats(model, fields, dropout)
     return lists + 4.5 * (fields + 1) * model.embedding_dim + _backbone_floats(model, model.backbone, fields + 1, dropout)
 
 
@@ -298,16 +353,15 @@ def _backbone_floats(model: ModelConfig, backbone: str, tokens: int, dropout: bo
 
 
 def _baseline_floats(model: ModelConfig, fields: int, dropout: bool) -> float:
-    start = fields * model.embedding_dim
+    """Floats of a sample in what is behind its embedded features."""
     if model.kind in ("lr", "fm"):
-        return 3.0 * start * (model.kind == "fm")
-    if model.kind == "deepfm":
-        return 4.0 * start + _tower_floats(model.mlp, dropout)
-    if model.kind == "finalmlp":
-        streams = model.finalmlp.first, model.finalmlp.second
-        gates = 2 * (5.0 * start + 3.0 * sum(model.finalmlp.gate_hidden_units))
-        return gates + sum(_tower_floats(stream, dropout) for stream in streams)
-    return _backbone_floats(model, {"dcn_v2": "dcn"}.get(model.kind, model.kind), fields, dropout)
+        return 0.0
+    if model.kind in ("deepfm", "mlp"):
+        return _tower_floats(model.mlp, dropout)
+    if model.kind == "dcn_v2":
+        return _backbone_floats(model, "dcn", fields, dropout)
+    settings = model.finalmlp
+    return 6.0 * sum(settings.gate_hidden_units) + _tower_floats(settings.first, dropout) + _tower_floats(settings.second, dropout)
 
 
 def _softmax_floats(config: Config, schema: Schema) -> float:
