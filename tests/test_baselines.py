@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from trainer.baselines.finalmlp import BilinearFusion, FeatureGate
 from trainer.baselines.model import Baseline
 from trainer.checkpoints import load_trained
 from trainer.config import load_config
+from trainer.doctor import Patient, check_start
 from trainer.input import DataFolder
 from trainer.loop import train
 from trainer.memory import parameter_counts, predict
@@ -329,6 +331,13 @@ def test_a_baseline_is_not_pretrained(data_dir, tmp_path, stage, from_scratch):
     assert not (tmp_path / "model").exists()
     with pytest.raises(UserError, match="model.kind fm has no pre-training"):
         build_model(tiny_schema(), load_config(None, settings_of("fm")), "pretrain")
+
+
+def test_the_doctor_says_so_too(tmp_path):
+    patient = Patient(model_dir=tmp_path, assignments=("model.kind=fm",))
+    with pytest.raises(UserError, match="`model.kind: fm` has no pre-training"):
+        check_start(patient)
+    assert check_start(replace(patient, needs_pretraining=False)) == "without pre-training"
 
 
 def test_a_baseline_is_not_carried_over(data_dir, trained, tmp_path):

@@ -28,6 +28,7 @@ EXAMPLES = """stages:
 examples:
   python -m trainer.task --stage=all --data_dir data --model_dir model
   python -m trainer.task --stage=finetune --from_scratch --data_dir data --model_dir baseline
+  python -m trainer.task --stage=all --from_scratch --data_dir data --model_dir deepfm --set model.kind=deepfm
   python -m trainer.task --stage=pretrain --data_dir data --model_dir model --config configs/frappe.yaml \\
       --set model.backbone=hstu --set pretrain.epochs=20
   every night, the new day only: the vocabularies of `night` are those of the day before, grown

@@ -82,7 +82,8 @@ class FinalMlp(ClickNetwork):
         o_s = DeepTower_s(FeatureGate_s(e_1, ..., e_F))    s = 1, 2
         logit = b + BilinearFusion(o_1, o_2)
 
-    Its section is `model.finalmlp`. Source: arXiv 2304.00902, equations 3 to 8.
+    Its section is `model.finalmlp`. Source: arXiv 2304.00902 (stream-specific feature selection, stream-level interaction
+    aggregation in groups).
 
     Raises:
       UserError: a gate field that the schema does not have.
