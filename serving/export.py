@@ -50,7 +50,7 @@ def export(model_dir: str | Path, data_dir: str | Path, base_path: str | Path) -
 
     model_dir, data_dir = Path(model_dir), Path(data_dir)
     model = load_trained(model_dir)
-    _require_same_schema(model.schema, load_data_folder_schema(data_dir), model_dir, data_dir)
+    _require_same_schema(model.schema.without(()), load_data_folder_schema(data_dir), model_dir, data_dir)
     _require_same_training_rows(model_dir, data_dir)
     return publish(model, data_dir, Path(base_path))
 
@@ -128,8 +128,10 @@ def _read_tfrecord(path: Path) -> list[bytes]:
 
 
 def _trainer_answers(model: ClickModel, records: list[bytes]) -> dict[str, np.ndarray]:
-    spec = {"ids": tf.io.FixedLenFeature([len(model.schema.id_fields)], tf.int64)}
-    logit = model.click_logits(tf.io.parse_example(tf.constant(records), spec))
+    from trainer.input import feature_spec, features_of_records
+
+    parsed = tf.io.parse_example(tf.constant(records), feature_spec(model.schema))
+    logit = model.click_logits(features_of_records(model.schema, parsed))
     return {PROBABILITY_OUTPUT: tf.sigmoid(logit).numpy(), LOGIT_OUTPUT: logit.numpy()}
 
 

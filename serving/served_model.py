@@ -7,7 +7,7 @@ from typing import Protocol
 import tensorflow as tf
 import tensorflow_transform as tft
 
-from preprocessing.schema import Schema
+from preprocessing.schema import MISSING_ROW, Schema
 from serving.signatures import (
     DEFAULT_SIGNATURE,
     EXAMPLES_INPUT,
@@ -26,7 +26,11 @@ class ClickModel(Protocol):
     schema: Schema
 
     def click_logits(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Features, of which "ids" int `[B, F]` are local to each field -> float32 logits `[B]`; callable inside a tf.function."""
+        """Features -> float32 logits `[B]`; callable inside a tf.function.
+
+        Features are "ids" int `[B, N]`, of `schema.id_fields` and local to each, and each of `schema.list_fields` by its name, int
+        `[B, L]` filled up with -1.
+        """
 
 
 def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
@@ -40,7 +44,7 @@ def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
 
     def score(features):
         transformed = module.transform(transform_inputs(features))
-        logit = model.click_logits({"ids": transformed["ids"]})  # (B,)
+        logit = model.click_logits(_features(model.schema, transformed))  # (B,)
         return {PROBABILITY_OUTPUT: tf.sigmoid(logit), LOGIT_OUTPUT: logit}
 
     score_examples = tf.function(lambda examples: score(parse_raw_examples(examples, specs)))
@@ -50,6 +54,12 @@ def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
     }
     module.click_variables = _variables_read_by(signatures.values())
     tf.saved_model.save(module, str(folder), signatures=signatures)
+
+
+def _features(schema: Schema, transformed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """What the model reads of the outputs of the transform graph, whose lists are filled up with the row of missing values."""
+    lists = {field.name: tf.where(transformed[field.name] == MISSING_ROW, -1, transformed[field.name]) for field in schema.list_fields}
+    return {"ids": tf.gather(transformed["ids"], schema.places, axis=1), **lists}
 
 
 def _variables_read_by(functions: Iterable[Callable]) -> list[tf.Variable]:

@@ -23,7 +23,12 @@ from serving.export import publish
 from serving.models import ServedVersions
 from serving.predict_client import PredictClient, PredictError
 from serving.score_csv import score_csv
+from serving.served_model import save_served_model
 from serving.server import _start
+from serving.signatures import parse_raw_examples
+from trainer.config import load_config
+from trainer.input import feature_spec, features_of_records
+from trainer.models import build_model
 
 ROWS = 1200
 MISSING = ["NULL", "-1"]
@@ -330,21 +335,26 @@ ROLES = ("label", "split", "group", "timestamp", "key", "weight")
 
 
 class SumOfIds:
-    """logit = sum of the ids / 100."""
+    """logit = sum of all ids, those of lists included, / 100."""
 
     def __init__(self, schema):
         self.schema = schema
         self.scale = tf.Variable(0.01)
 
     def click_logits(self, features):
-        return tf.reduce_sum(tf.cast(features["ids"], tf.float32), axis=1) * self.scale
+        return tf.add_n([tf.reduce_sum(tf.maximum(tf.cast(ids, tf.float32), 0), axis=1) for ids in features.values()]) * self.scale
 
 
 @pytest.fixture(scope="module")
 def expected(log, records):
     """The probability of each row of the log."""
+    return probabilities(records, log, "ids", "history", "genres")
+
+
+def probabilities(records, rows, *features):
     written = all_records(records)
-    return 1 / (1 + np.exp([-sum(written[row["id"]]["ids"]) / 100 for row in log]))
+    sums = [sum(sum(written[row["id"]].get(name, [])) for name in features) for row in rows]
+    return 1 / (1 + np.exp(-np.array(sums) / 100))
 
 
 @pytest.fixture(scope="module")
@@ -381,10 +391,33 @@ def test_named_columns_are_answered_as_the_records_say(client, log, expected):
     np.testing.assert_allclose(client.predict(columns_of(log))["probability"], expected, rtol=1e-5)
 
 
-def test_rows_with_nothing_in_their_lists(client, log, expected):
+def test_rows_with_nothing_in_their_lists(client, log, records):
     columns = columns_of(log[:2]) | {"history": [[], []], "genres": np.empty([2, 0], object)}
-    np.testing.assert_allclose(client.predict(columns)["probability"], expected[:2], rtol=1e-5)
+    np.testing.assert_allclose(client.predict(columns)["probability"], probabilities(records, log[:2], "ids"), rtol=1e-5)
     assert client.predict({name: [] for name in columns})["probability"].shape == (0,)
+
+
+@pytest.mark.parametrize("ignored", [[], ["item", "genres"]])
+def test_an_exported_model_reads_lists_as_training_does(data_dir, tmp_path, ignored):
+    tf.keras.utils.set_random_seed(1)
+    config = load_config(None, ["model.dcn.hidden_units=[8]", "model.embedding_init=1", f"model.ignored_fields={ignored}"])
+    model = build_model(load_data_folder_schema(data_dir), config)
+    save_served_model(model, data_dir, tmp_path / "saved")
+    served = tf.saved_model.load(str(tmp_path / "saved")).signatures
+    raw, records = (list(tf.data.TFRecordDataset(str(data_dir / "samples" / f"{name}.tfrecord")).as_numpy_iterator())
+                    for name in ("raw", "records"))
+    features = features_of_records(model.schema, tf.io.parse_example(records, feature_spec(model.schema)))
+    logits = model.click_logits(features).numpy()
+    assert logits.std() > 0.1
+    np.testing.assert_allclose(served["serving_default"](examples=tf.constant(raw))["logit"], logits, rtol=1e-5, atol=1e-5)
+    specs = served["predict"].structured_input_signature[1]
+    named = parse_raw_examples(tf.constant(raw), specs)
+    longer = {name: tf.pad(x, [[0, 0], [0, 7]]) if name in ("history", "genres") else x for name, x in named.items()}
+    np.testing.assert_allclose(served["predict"](**longer)["logit"], logits, rtol=1e-5, atol=1e-5)
+    without = {name: x[:, :0] if name in ("history", "genres") else x for name, x in named.items()}
+    empty = model.click_logits(features | {field.name: -tf.ones_like(features[field.name]) for field in model.schema.list_fields})
+    np.testing.assert_allclose(served["predict"](**without)["logit"], empty, rtol=1e-5, atol=1e-5)
+    assert np.abs(empty - logits).max() > 1e-2
 
 
 @pytest.mark.parametrize(("changed", "message"), [

@@ -10,9 +10,9 @@ A row of a field that owns rows (`Schema.owners`) is carried from the earlier ro
 
 A value that the earlier model did not know starts from the mask embedding of its field or from the field's unknown row
 (`new_rows` of the stage). Where several fields share the rows, the mask embedding is that of the first that has a token;
-rows that only lists use start from the unknown row, as lists have no token. Every other variable is taken over by name
-and must have its shape. Optimizer moments stay behind: those of the best checkpoint belong to the small steps at the end
-of its schedule, and a new schedule begins here.
+rows that only lists use start from the unknown row, as the mask embedding of a list stands for no single value. Every
+other variable is taken over by name and must have its shape. Optimizer moments stay behind: those of the best checkpoint
+belong to the small steps at the end of its schedule, and a new schedule begins here.
 """
 
 from dataclasses import dataclass
@@ -109,18 +109,23 @@ def hashed_sources(earlier: NamedField, now: NamedField) -> RowSources:
 
 
 def match_fields(earlier: Schema, now: Schema, backbone: str) -> list[int]:
-    """The place of every one of `now.id_fields` among those of `earlier`, `NEW` for a field that was not there.
+    """The place of every one of `now.token_fields` among those of `earlier`, `NEW` for a field that was not there.
 
     Raises:
-      UserError: names have become numbers or numbers names; or the backbone concatenates the tokens, so that its weights belong
-        to places, and the fields or their order differ.
+      UserError: names have become numbers or numbers names; the list fields differ; or the backbone concatenates the tokens, so
+        that its weights belong to places, and the fields or their order differ.
     """
     before = {field.name: field for field in _table_fields(earlier)}
     for field in _table_fields(now):
         if field.name in before and isinstance(before[field.name], NumericField) != isinstance(field, NumericField):
             raise UserError(f"--init_from: field {field.name!r} was {before[field.name].kind} and is {field.kind} now, so its rows "
                             "stand for other things: give the field another name, or train anew without --init_from")
-    names, old_names = ([field.name for field in schema.id_fields] for schema in (now, earlier))
+    lists, old_lists = ([f"{field.name} ({field.kind})" for field in schema.list_fields] for schema in (now, earlier))
+    if lists != old_lists:
+        raise UserError("--init_from: fields with several values a row must be as before, as what makes a token of each is carried over: "
+                        f"expected {', '.join(old_lists) or 'none'}; received {', '.join(lists) or 'none'}: preprocess with these fields in "
+                        "that order, or train anew without --init_from")
+    names, old_names = ([field.name for field in schema.token_fields] for schema in (now, earlier))
     if names != old_names and backbone not in BACKBONES_OF_ANY_FIELDS:
         raise UserError(f"--init_from: backbone {backbone!r} reads the fields at fixed places, so their names and order must be "
                         f"as before: expected {', '.join(old_names)}; received {', '.join(names)}: preprocess with the fields "
@@ -223,17 +228,21 @@ def carry_over(model: ClickModel, earlier: EarlierModel, config: Config, data: D
     earlier.require_network(config)
     folder = earlier.vocabularies()
     schema = load_schema(folder / SCHEMA_FILE)
+    schema = schema.without({field.name for field in schema.fields} & set(config.model.ignored_fields))
     places = match_fields(schema, data.schema, config.model.backbone)
     moves = _moves(schema, data.schema, folder, data.path)
     variables = model.named_variables()
     stored = open_checkpoint(earlier.best, {name: _earlier_shape(model, variable, schema) for name, variable in variables.items()})
     names = {id(variable): name for name, variable in variables.items()}
-    table, masks = (names[id(variable)] for variable in (model.embedding.table, model.embedding.mask_embeddings))
+    table = names[id(model.embedding.table)]
+    masks = stored(names[id(own)]) if (own := model.embedding.mask_variable) is not None else np.zeros((1, model.embedding.dim), np.float32)
 
-    _carry_table(model, moves, stored(table), stored(masks) if getattr(config, model.stage).new_rows == "mask" else None)
-    tokens = np.array([*places, len(schema.id_fields)])  # the label's token is the last one
+    _carry_table(model, moves, stored(table), masks if getattr(config, model.stage).new_rows == "mask" else None)
+    tokens = np.array([*places, len(schema.token_fields)])  # the label's token is the last one
     for name in variables.keys() - {table}:
         variable = variables[name]
+        if variable is model.embedding.rare_rows:
+            continue  # counted in the data of this run
         if _is_per_token(model, variable):
             known = np.flatnonzero(tokens[:variable.shape[0]] != NEW)
             variable.scatter_update(tf.IndexedSlices(stored(name)[tokens[known]], known))
@@ -252,18 +261,17 @@ def _sources(before: TableField, now: TableField, folder_before: Path, folder_no
 
 def _is_per_token(model: ClickModel, variable: tf.Variable) -> bool:
     """Whether the first axis counts tokens: fields, and in the embedding layer the label."""
-    scoring = model.field_scoring
-    per_token = [model.embedding.mask_embeddings, model.embedding.field_embeddings, scoring.bias]
-    per_token += [scoring.kernel] * (scoring.kernel.shape.rank == 3)  # of rank 2 where a concatenating backbone is read
+    per_token = model.embedding.per_token_variables + model.field_scoring.per_field_variables
+    per_token += model.loss_weights.weights if model.loss_weights else []
     return any(variable is one for one in per_token)
 
 
 def _earlier_shape(model: ClickModel, variable: tf.Variable, earlier: Schema) -> list[int]:
     first, *others = variable.shape.as_list() or [None]
-    if variable is model.embedding.table:
+    if variable is model.embedding.table or variable is model.embedding.rare_rows:
         return [earlier.table_rows, *others]
     if _is_per_token(model, variable):
-        return [first + len(earlier.id_fields) - len(model.schema.id_fields), *others]
+        return [first + len(earlier.token_fields) - len(model.schema.token_fields), *others]
     return variable.shape.as_list()
 
 
@@ -272,11 +280,12 @@ def _carry_table(model: ClickModel, moves: list[_Move], table: np.ndarray, masks
 
     Args:
       table: the earlier table [rows, d].
-      masks: the earlier mask embeddings [tokens, d] if new rows start there, None if they start from the unknown row.
+      masks: the earlier mask embeddings [tokens, d], or the one of all tokens [1, d], if new rows start there, None if they start
+        from the unknown row.
     """
     for move in moves:
         at_unknown = masks is None or move.token is None
-        start = table[move.before.offset + UNKNOWN_ROW] if at_unknown else masks[move.token]  # (d,)
+        start = table[move.before.offset + UNKNOWN_ROW] if at_unknown else masks[move.token if len(masks) > 1 else 0]  # (d,)
         for first in range(0, move.now.rows, BLOCK_ROWS):
             source = move.rows.source[first:first + BLOCK_ROWS, np.newaxis]  # (R, 1)
             values = np.where(source == NEW, start, table[move.before.offset + source[:, 0].clip(0)])  # (R, d)

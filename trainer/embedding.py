@@ -6,9 +6,12 @@ from typing import Literal
 import numpy as np
 import tensorflow as tf
 
+from preprocessing.errors import UserError
 from preprocessing.schema import UNKNOWN_ROW, ListField, Schema, SequenceField
 from trainer.config import InterestConfig
 from trainer.interest import ListValues, MeanToken, TargetAttention
+
+DEFAULT_INTEREST = InterestConfig()
 
 
 class FeatureEmbedding(tf.keras.layers.Layer):
@@ -23,10 +26,15 @@ class FeatureEmbedding(tf.keras.layers.Layer):
       dim: width d of the table.
       stddev: standard deviation of the initial values.
       interest: what becomes of sequences.
+
+    Raises:
+      UserError: settings of sequences where none is read.
     """
 
-    def __init__(self, schema: Schema, dim: int, stddev: float, interest: InterestConfig = InterestConfig(), **kwargs):
+    def __init__(self, schema: Schema, dim: int, stddev: float, interest: InterestConfig = DEFAULT_INTEREST, **kwargs):
         super().__init__(**kwargs)
+        if interest != DEFAULT_INTEREST and not any(isinstance(field, SequenceField) for field in schema.list_fields):
+            raise UserError(f"`model.interest` has no effect, as the model reads no sequence of schema {schema.name!r}: leave it out")
         self.num_fields = len(schema.token_fields)
         self.num_ids = len(schema.id_fields)
         self.dim = dim
@@ -125,13 +133,13 @@ class SharedEmbedding(FeatureEmbedding):
     """
 
     def __init__(self, schema: Schema, dim: int, stddev: float, mask_embedding: Literal["field", "shared", "zero"] = "field",
-                 unknown: Literal["row", "mask"] = "row", rare_count: int = 0, interest: InterestConfig = InterestConfig(), **kwargs):
+                 unknown: Literal["row", "mask"] = "row", rare_count: int = 0, interest: InterestConfig = DEFAULT_INTEREST, **kwargs):
         super().__init__(schema, dim, stddev, interest, **kwargs)
         self._offsets_of_tokens = [field.offset for field in schema.token_fields]
         tokens = self.num_fields + 1
         self._masks_unknown = unknown == "mask"
         self._rare_count = rare_count
-        self._masks = None if mask_embedding == "zero" else self._add_normal(
+        self.mask_variable = None if mask_embedding == "zero" else self._add_normal(
             "mask_embeddings", tokens if mask_embedding == "field" else 1, stddev)
         self.field_embeddings = self._add_normal("field_embeddings", tokens, stddev)
         self.label_embeddings = self._add_normal("label_embeddings", 2, dim ** -0.5)
@@ -140,19 +148,19 @@ class SharedEmbedding(FeatureEmbedding):
 
     @property
     def whole_variables(self) -> list[tf.Variable]:
-        own = [self._masks, self.field_embeddings, self.label_embeddings, self.rare_rows]
+        own = [self.mask_variable, self.field_embeddings, self.label_embeddings, self.rare_rows]
         return [self.table, *(variable for variable in own if variable is not None), *self._list_variables]
 
     @property
     def mask_embeddings(self) -> tf.Variable | tf.Tensor:
         """m_k of every token [F+1, d], the label's last, or what all tokens share, [1, d]."""
-        return tf.zeros((1, self.dim)) if self._masks is None else self._masks
+        return tf.zeros((1, self.dim)) if self.mask_variable is None else self.mask_variable
 
     @property
     def per_token_variables(self) -> list[tf.Variable]:
         """Those whose first axis counts tokens."""
-        shares_masks = self._masks is None or self._masks.shape[0] != self.num_fields + 1
-        return [self.field_embeddings] if shares_masks else [self._masks, self.field_embeddings]
+        shares_masks = self.mask_variable is None or self.mask_variable.shape[0] != self.num_fields + 1
+        return [self.field_embeddings] if shares_masks else [self.mask_variable, self.field_embeddings]
 
     def set_rare_rows(self, frequencies: Sequence[np.ndarray]) -> None:
         """Marks as rare the rows with fewer than `rare_count` training occurrences, over all fields that use them.

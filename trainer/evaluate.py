@@ -42,6 +42,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
     for field in sliced_by:
         field_place(field, data)  # refused before the model is loaded
     model = load_trained(model_dir)
+    data = data.without(model.run_config.model.ignored_fields)
     finetuning = StageCheckpoints(model_dir, "finetune")
     state = finetuning.state(finetuning.best())
     if state.data != data.checksum:
@@ -61,7 +62,8 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
         "calibration.png": plots.calibration(predictions),
         "scores.png": plots.score_distribution(predictions),
     }
-    if pretraining and (losses := _field_losses(pretraining, data, model.run_config.model.scoring.full_softmax_rows)):
+    denoised = bool(pretraining) and StageCheckpoints(model_dir, "pretrain").config().pretrain.objective == "diffusion"
+    if denoised and (losses := _field_losses(pretraining, data, model.run_config.model.scoring.full_softmax_rows)):
         images["field_losses.png"] = plots.field_losses(losses)
     for name, figure in images.items():
         plots.save(figure, report_dir / name)
@@ -79,7 +81,7 @@ def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int)
     """
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
     losses = {}
-    for field, counts in zip(data.schema.id_fields, data.field_frequencies, strict=True):
+    for field, counts in zip(data.schema.token_fields, data.field_frequencies, strict=True):
         if field.rows <= full_softmax_rows and FIELD + field.name in best:
             shares = counts[counts > 0] / counts.sum()
             losses[field.name] = (best[FIELD + field.name], float(-(shares * np.log(shares)).sum()))

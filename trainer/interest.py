@@ -36,12 +36,16 @@ class ListValues:
 
     def sums(self, values: tf.Tensor) -> tf.Tensor:
         """Sums of values [M, n] by row, [B, n]."""
-        sums = tf.math.segment_sum(values, self.rows)  # up to the last row that has any
-        return tf.pad(sums, [[0, self.batch - tf.shape(sums, tf.int64)[0]], [0, 0]])
+        return self._padded(tf.math.segment_sum(values, self.rows))
 
     def maxima(self, values: tf.Tensor) -> tf.Tensor:
         """Maxima of values [M] and 0 by row, [B]."""
-        return tf.maximum(tf.math.unsorted_segment_max(values, self.rows, self.batch), 0.0)
+        return tf.maximum(self._padded(tf.math.segment_max(values, self.rows)), 0.0)
+
+    def _padded(self, by_row: tf.Tensor) -> tf.Tensor:
+        """With zeros for the rows behind the last that has a value."""
+        missing = self.batch - tf.shape(by_row, tf.int64)[0]
+        return tf.pad(by_row, [[0, missing]] + [[0, 0]] * (by_row.shape.rank - 1))
 
 
 class MeanToken(tf.keras.layers.Layer):
@@ -84,10 +88,9 @@ class TargetAttention(tf.keras.layers.Layer):
         super().__init__(**kwargs)
         self._dim = dim
         self._longest = max_length
-        normal = tf.keras.initializers.RandomNormal(stddev=stddev)
-        self.empty = self.add_weight("empty", (dim,), initializer=normal)
+        self.empty = self._add_normal("empty", stddev)
         self.recency = self.add_weight("recency", (recency_buckets(max_length),), initializer="zeros")
-        self.query = None if has_target else self.add_weight("query", (dim,), initializer=normal)
+        self.query = None if has_target else self._add_normal("query", stddev)
         self._of_query = self._of_item = self._of_both = self._score = None
         if config.attention == "dot":
             self.kernel = self.add_weight("kernel", (dim, dim), initializer="glorot_uniform")
@@ -95,6 +98,9 @@ class TargetAttention(tf.keras.layers.Layer):
             self._of_query = self._dense(dim, config.hidden_units)
             self._of_item = self._dense(2 * dim, config.hidden_units, use_bias=False)
             self._score = self._dense(config.hidden_units, 1, use_bias=False)
+
+    def _add_normal(self, name: str, stddev: float) -> tf.Variable:
+        return self.add_weight(name, (self._dim,), initializer=tf.keras.initializers.RandomNormal(stddev=stddev))
 
     def _dense(self, width: int, units: int, **kwargs) -> Dense:
         layer = Dense(units, **kwargs)

@@ -8,7 +8,7 @@ import tensorflow as tf
 from trainer.click_model import ClickModel
 from trainer.distribute import Distribution
 from trainer.input import DataFolder, EvaluationSplit, features_of
-from trainer.metrics import Predictions, click_metrics
+from trainer.metrics import Predictions, click_metrics, platt_scaling
 
 DIFFUSION_BATCH = 4096
 MASK_SEED = 7
@@ -26,7 +26,7 @@ class Predictor:
     def __init__(self, model: ClickModel, data: DataFolder, distribution: Distribution | None = None):
         distribution = distribution or Distribution()
         self._model = model
-        self._data = data
+        self._data = data.without(model.run_config.model.ignored_fields)
         self._splits: dict[str, EvaluationSplit] = {}
         self._click_logits = distribution.compile(model.click_logits)
         self._loss_parts = distribution.compile(partial(model.loss_parts, training=False))
@@ -60,8 +60,13 @@ class Predictor:
         return {name: total / rows for name, total in sums.items()}
 
     def validate(self) -> dict[str, float | int | None]:
-        """Click metrics on the validation split, and in pre-training the diffusion losses beside them."""
-        metrics = click_metrics(self.predict("valid"))
+        """Click metrics on the validation split where the stage predicts clicks, and in pre-training the diffusion losses beside them."""
+        metrics: dict[str, float | int | None] = {}
+        if self._model.predicts_clicks:
+            predictions = self.predict("valid")
+            metrics |= click_metrics(predictions)
+            if self._model.stage == "finetune" and self._model.run_config.finetune.calibration == "platt":
+                metrics |= platt_scaling(predictions).as_metrics
         if self._model.stage == "pretrain":
             metrics |= self.diffusion_losses("valid")
         return metrics

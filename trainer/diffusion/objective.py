@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import tensorflow as tf
 
+from preprocessing.errors import UserError
+from preprocessing.schema import SequenceField
 from trainer.click_model import FIELD
 from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.distributions import FieldDistributions
@@ -41,6 +43,9 @@ class DiffusionObjective:
     def __init__(self, model: "DGenCTR", frequencies: Sequence[np.ndarray]):
         self._model = model
         self._config = model.run_config.diffusion
+        if self._config.held_out != "item" and not any(isinstance(field, SequenceField) for field in model.schema.list_fields):
+            raise UserError(f"`diffusion.held_out: {self._config.held_out}` has no effect, as the model reads no sequence of schema "
+                            f"{model.schema.name!r}: leave it out")
         self._has_label = self._config.label == "token"
         self._names = [FIELD + field.name for field in model.schema.token_fields] + [LABEL] * self._has_label
         self.distributions = FieldDistributions(
@@ -91,14 +96,12 @@ class DiffusionObjective:
     def _weighted_sum(self, losses: list[tf.Tensor], sums: list[tf.Tensor], counts: list[tf.Tensor], scored: tf.Tensor,
                       rates: tf.Tensor) -> tf.Tensor:
         """The losses [M_k] of each token, added up with the weights of `diffusion.loss_weights`, scalar."""
-        match self._config.loss_weights:
-            case "equal":
-                return tf.add_n(sums)
-            case "inverse_rate":
-                weights = inverse_rate_weights(self._config, rates, scored.shape[1])  # (B,)
-                return tf.add_n([tf.reduce_sum(tf.boolean_mask(weights, scored[:, k]) * of_token) for k, of_token in enumerate(losses)])
-            case _:
-                return self._model.loss_weights(tf.stack(sums), tf.stack(counts))
+        if self._config.loss_weights == "equal":
+            return tf.add_n(sums)
+        if self._config.loss_weights == "inverse_rate":
+            weights = inverse_rate_weights(self._config, rates, scored.shape[1])  # (B,)
+            return tf.add_n([tf.reduce_sum(tf.boolean_mask(weights, scored[:, k]) * of_token) for k, of_token in enumerate(losses)])
+        return self._model.loss_weights(tf.stack(sums), tf.stack(counts))
 
 
 def _label_losses(losses: tf.Tensor, scored: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
