@@ -31,6 +31,7 @@ from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.click_model import ClickModel, Stage
 from trainer.config import Config, load_config
 from trainer.distribute import first_copy
+from trainer.metrics import Calibration
 from trainer.models import build_model
 from trainer.optimizers import optimizer_checkpoint
 
@@ -414,4 +415,6 @@ def load_trained(model_dir: str | Path) -> ClickModel:
     schema = load_schema(model_dir / SCHEMA_FILE)
     model = build_model(schema, checkpoints.config(best), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
     _read_model(model, best)
+    if model.run_config.finetune.calibration == "platt":
+        model.calibration = Calibration.of_metrics(checkpoints.state(best).history[-1]["valid"])
     return model

@@ -11,18 +11,22 @@ import tensorflow_recommenders as tfrs
 from preprocessing.schema import Schema
 from trainer.config import Config
 from trainer.distribute import average_over_replicas, own_name, replica_seed, shards
+from trainer.layers import layer_seed
+from trainer.metrics import Calibration
 from trainer.norms import touched_values, update_norms
 from trainer.optimizers import scaled_to_norm
 from trainer.products import bfloat16_products
 
 if TYPE_CHECKING:
     from trainer.averaging import WeightAverage
+    from trainer.regeneration import Regenerator
 
 Stage = Literal["pretrain", "finetune"]
 Features = Mapping[str, tf.Tensor]
 FIELD = "field/"  # before the names of fields among the loss parts, as a field may be called "loss"
 CLICK = "click"  # the click loss among several parts of fine-tuning
 OBSERVED_EVERY = 10
+REGENERATION_DRAWS = 4  # what a step's seed is folded with to regenerate rows
 
 
 class ClickModel(tfrs.Model):
@@ -40,6 +44,8 @@ class ClickModel(tfrs.Model):
 
     Attributes:
       average: the average of the weights that steps keep, if any.
+      calibration: what turns raw logits into calibrated ones, if anything.
+      regenerator: draws values of a batch anew before the click loss of a training step, if any.
     """
 
     def __init__(self, schema: Schema, config: Config, stage: Stage):
@@ -48,6 +54,8 @@ class ClickModel(tfrs.Model):
         self.run_config = config
         self.stage = stage
         self.average: WeightAverage | None = None
+        self.regenerator: Regenerator | None = None
+        self.calibration: Calibration | None = None
         self.click_task = tfrs.tasks.Ranking(loss=tf.keras.losses.BinaryCrossentropy(
             from_logits=True, reduction=tf.keras.losses.Reduction.NONE))
 
@@ -59,8 +67,8 @@ class ClickModel(tfrs.Model):
         """The layers that own the variables, the embedding layer among them, in a fixed order."""
 
     @abstractmethod
-    def click_logits(self, features: Features) -> tf.Tensor:
-        """logit of p(click | features), float [B]."""
+    def raw_click_logits(self, features: Features) -> tf.Tensor:
+        """logit of p(click | features), float [B], before any calibration."""
 
     @abstractmethod
     def training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
@@ -87,6 +95,11 @@ class ClickModel(tfrs.Model):
         return {"table": self.embedding.table}
 
     # What follows.
+
+    def click_logits(self, features: Features) -> tf.Tensor:
+        """logit of p(click | features), float [B]: slope * raw logit + intercept, where the model is calibrated."""
+        logits = self.raw_click_logits(features)
+        return logits if self.calibration is None else self.calibration.slope * logits + self.calibration.intercept
 
     @property
     def frozen_variables(self) -> list[tf.Variable]:
@@ -124,6 +137,8 @@ class ClickModel(tfrs.Model):
         return {"loss": self._click_loss(batch, training)}
 
     def _click_loss(self, batch: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
+        if training and self.regenerator:
+            batch = self.regenerator(batch, layer_seed(batch["seed"], REGENERATION_DRAWS))
         logits = self.training_click_logits(batch) if training else self.click_logits(batch)
         losses = self.click_task(labels=batch["label"][:, tf.newaxis], predictions=logits[:, tf.newaxis])  # (B,)
         if "weight" not in batch:

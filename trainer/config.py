@@ -311,6 +311,30 @@ class PretrainConfig(StageConfig):
         return self
 
 
+class RegenerationConfig(_Section):
+    """Fine-tuning on rows of which some fields are drawn anew in every step (see `trainer.regeneration.Regenerator`).
+
+    Attributes:
+      share: share of the rows concerned that get new values in a step. 0: none.
+      fields: names of the fields that are drawn together, say an item and what describes it; a generator scores the first.
+      labels: rows of which label are concerned.
+      source: "batch": the fields of another row with the same label; "generator": a draw of the pre-trained model.
+    """
+
+    share: float = Setting(0.0, ge=0, le=1)
+    fields: tuple[str, ...] = ()
+    labels: Literal["non_clicks", "clicks", "both"] = "non_clicks"
+    source: Literal["batch", "generator"] = "batch"
+
+    @model_validator(mode="after")
+    def _names_its_fields(self) -> "RegenerationConfig":
+        if not self.share:
+            self._refuse_idle("with `share: 0`", "fields", "labels", "source")
+        elif not self.fields:
+            raise ValueError("regeneration needs `fields`: the names of those that are drawn together, for example [item]")
+        return self
+
+
 class FinetuneConfig(StageConfig):
     """Fine-tuning.
 
@@ -320,6 +344,9 @@ class FinetuneConfig(StageConfig):
       decay_towards: what `table_decay` pulls looked-up rows towards: zero, or the values they had when the stage began.
       table_learning_rate: factor of the table's learning rate.
       auxiliary_diffusion: weight of the diffusion loss as an auxiliary term beside the click loss.
+      regeneration: rows with values drawn anew.
+      calibration: "platt" fits sigmoid(a logit + b) on the validation split after every epoch; evaluation and export use the best
+        epoch's a and b. Ranking stays as it is.
     """
 
     epochs: int = Setting(30, ge=1)
@@ -331,6 +358,8 @@ class FinetuneConfig(StageConfig):
     decay_towards: Literal["zero", "pretrained"] = "zero"
     table_learning_rate: float = Setting(1.0, gt=0)
     auxiliary_diffusion: float = Setting(0.0, ge=0)
+    regeneration: RegenerationConfig = RegenerationConfig()
+    calibration: Literal["none", "platt"] = "none"
 
     @model_validator(mode="after")
     def _settings_of_the_table_agree(self) -> "FinetuneConfig":
@@ -415,6 +444,9 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _trains_by_diffusion(self) -> "Config":
+        if self.pretrain.objective != "diffusion" and self.finetune.regeneration.source == "generator":
+            raise ValueError(f"`finetune.regeneration.source: generator` draws from a model of `pretrain.objective: diffusion`, not of "
+                             f"{self.pretrain.objective}")
         if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion:
             self._refuse_idle(f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')", "diffusion")
         return self
@@ -425,6 +457,7 @@ class Config(_Section):
         if kind != "dgenctr":
             self.finetune._refuse_idle(f"with `model.kind: {kind}`, which is not pre-trained and masks nothing",
                                        "feature_mask_rate", "transfer", "auxiliary_diffusion")
+            self.finetune.regeneration._refuse_idle(f"with `model.kind: {kind}`, which has no generator", "source")
         if kind in ("lr", "fm"):
             self.finetune._refuse_idle(f"with `model.kind: {kind}`, which has no hidden layers", "dropout")
         return self

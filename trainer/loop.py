@@ -24,6 +24,7 @@ from trainer.checkpoints import (
     TrainingState,
     checkpoint_bytes,
     damage,
+    restore_model,
     resume,
 )
 from trainer.click_model import CLICK, FIELD, OBSERVED_EVERY, ClickModel, Stage
@@ -53,6 +54,7 @@ from trainer.refusals import (
     require_pretraining,
     require_same_run,
 )
+from trainer.regeneration import Regenerator
 from trainer.runtime import require_determinism, resolved
 from trainer.transfer import transfer
 from trainer.vocabularies import keep_vocabularies
@@ -168,6 +170,9 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
             lazy.remember_start()
         state = TrainingState(origin, data.checksum, stage_config.learning_rate)
 
+    if stage == "finetune" and config.finetune.regeneration.share:
+        model.regenerator = _regenerator(config, data, pretrained)
+
     distribution.require_same_start(state.step, f"{config.to_yaml()} {data.checksum} {origin}")
 
     # Epochs.
@@ -186,6 +191,17 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
                            "which continues from the last one"):
         _write_run_files(checkpoints, config, data, model_dir)
         run.run()
+
+
+def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints) -> Regenerator:
+    settings = config.finetune.regeneration
+    if settings.source == "batch":
+        return Regenerator(data.schema, settings)
+    best = require_pretraining(pretrained, config, data)
+    generator = build_model(data.schema, pretrained.config(best), "pretrain", data.field_frequencies, data.click_rate)
+    restore_model(generator, best)
+    print(f"finetune: regenerating {', '.join(settings.fields)} by {best}")
+    return Regenerator(data.schema, settings, generator)
 
 
 def _say_what_is_not_used(stage: Stage, data: DataFolder) -> None:

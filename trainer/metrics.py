@@ -3,10 +3,12 @@
 With weights, each counts a row as often as its weight says: what scikit-learn calls `sample_weight`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss, roc_auc_score
 
 from preprocessing.errors import UserError
@@ -31,6 +33,36 @@ class Predictions:
     @property
     def probabilities(self) -> np.ndarray:
         return expit(self.logits.astype(np.float64))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """calibrated logit = slope * logit + intercept (Platt scaling: Platt, 1999)."""
+
+    slope: float
+    intercept: float
+
+    @property
+    def as_metrics(self) -> dict[str, float]:
+        return {"platt_slope": self.slope, "platt_intercept": self.intercept}
+
+    @classmethod
+    def of_metrics(cls, metrics: Mapping[str, float]) -> "Calibration":
+        return cls(metrics["platt_slope"], metrics["platt_intercept"])
+
+
+def platt_scaling(predictions: Predictions) -> Calibration:
+    """The line through the logits that maximises the likelihood of the labels.
+
+    A slope that is not above 0, or labels of one class only, mean that there is nothing to calibrate: the line is then the identity.
+    """
+    predictions = _without_zero_weights(predictions)
+    if len(np.unique(predictions.labels)) < 2:
+        return Calibration(1.0, 0.0)
+    logits = predictions.logits.astype(np.float64)[:, np.newaxis]
+    line = LogisticRegression(C=np.inf, tol=1e-8, solver="newton-cholesky").fit(logits, predictions.labels, predictions.weights)
+    slope, intercept = float(line.coef_[0, 0]), float(line.intercept_[0])
+    return Calibration(slope, intercept) if slope > 0 else Calibration(1.0, 0.0)
 
 
 def auc(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> float | None:

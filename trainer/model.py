@@ -102,7 +102,7 @@ class DGenCTR(ClickModel):
         compiled = training and self.run_config.runtime.xla
         return (self._compiled_backbone if compiled else self.backbone)(tokens, training=training, seed=seed)
 
-    def click_logits(self, features: Features) -> tf.Tensor:
+    def raw_click_logits(self, features: Features) -> tf.Tensor:
         """logit of p(click | features), float [B]; the label token is always masked."""
         return self._click_logits_of(self.embedding.click_tokens(features))
 

@@ -31,7 +31,7 @@ class Baseline(ClickModel):
     def parts(self) -> tuple[tf.keras.layers.Layer, ...]:
         return self.embedding, self.network
 
-    def click_logits(self, features: Features) -> tf.Tensor:
+    def raw_click_logits(self, features: Features) -> tf.Tensor:
         """logit of p(click | features), float [B]."""
         return self.network(self.embedding.values(features))
 

@@ -79,11 +79,29 @@ class FieldDistributions:
         else:
             values, log_weight = self.candidates(k, in_batch)
             log_weight = tf.where(tf.gather(self._seen[k], values), log_weight, -np.inf)
+        return tf.gather(values, self._drawn_places(k, queries, values, log_weight, seed))
+
+    def draw_row(self, k: int, queries: tf.Tensor, in_batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """The same among all distinct values of a batch, whatever the field's size: the first row that has the value drawn.
+
+        Args:
+          queries: z_k, float [B, d]; in_batch: the field's values, int [R]; seed: int [2].
+
+        Returns:
+          int [B], from 0 to R - 1.
+        """
+        values, place_of_row = tf.unique(in_batch)
+        log_weight = self._log_weight(k, values, tf.size(in_batch))
+        first_rows = tf.math.unsorted_segment_min(tf.range(tf.size(in_batch)), place_of_row, tf.size(values))
+        return tf.gather(first_rows, self._drawn_places(k, self._scoring.as_queries(queries), values, log_weight, seed))
+
+    def _drawn_places(self, k: int, queries: tf.Tensor, values: tf.Tensor, log_weight: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+        """Places [B] in `values` [V], drawn in proportion to exp(score + log_weight)."""
         scores = tf.matmul(queries, self.keys(k, values), transpose_b=True) + log_weight  # (B, V)
         weights = tf.exp(scores - tf.reduce_max(scores, axis=1, keepdims=True))
         below = tf.cumsum(weights, axis=1)
-        places = tf.random.stateless_uniform(tf.shape(queries)[:1], seed) * below[:, -1]
-        return tf.gather(values, tf.reduce_sum(tf.cast(below <= places[:, tf.newaxis], tf.int32), axis=1))
+        heights = tf.random.stateless_uniform(tf.shape(queries)[:1], seed) * below[:, -1]  # (B,)
+        return tf.reduce_sum(tf.cast(below <= heights[:, tf.newaxis], tf.int32), axis=1)
 
     def log_prior(self, k: int) -> tf.Tensor:
         """What is added to the scores of field k's values, float [V_k]."""
