@@ -11,33 +11,31 @@ from trainer.optimizers import lazy_optimizers
 
 
 class WeightAverage:
-    """The bias-corrected average of a model's weights W^1, ..., W^t after each of the steps so far.
+    """The bias-corrected average of the weights W^1, ..., W^t after each of the steps of a stage so far.
 
         A^t = sum_{j=1..t} d^(t-j) W^j (1 - d) / (1 - d^t)
 
     Tables are averaged by their optimizers, row by row as they are looked up (`trainer.optimizers.LazyAdam`), so that a step
-    costs no more on a larger table. Everything else is averaged as a whole,
+    costs no more on a larger table. Everything else that the stage trains is averaged as a whole,
 
-        A^t = A^(t-1) + (1 - d) / (1 - d^t) (W^t - A^(t-1)),
+        A^t = A^(t-1) + (1 - d) / (1 - d^t) (W^t - A^(t-1)).
 
-    the moving moments of batch normalisation among it. These are estimates of each step's weights, so their average is of the
-    same steps as the averaged weights; the last ones would be of other weights, and moments computed anew cost a pass over
-    the data at every validation.
+    The moving moments of batch normalisation are not: the averaged weights have the last ones. Moments averaged along belong to
+    activations of long ago, whose scale grows with the embeddings, and spoil the calibration (docs/decisions.md).
 
     Args:
       model: with the optimizer of its stage, built with the same factor.
       factor: d in (0, 1).
 
-    Source: arXiv 1803.05407 (averages of weights; equal weights and moments computed anew there); the correction is Adam's,
-    arXiv 1412.6980, section 3.
+    Source: arXiv 1803.05407 (there with equal weights, and moments computed anew by a pass over the data); the correction is
+    Adam's, arXiv 1412.6980, section 3.
     """
 
     def __init__(self, model: ClickModel, factor: float):
         self._optimizer = model.optimizer
         self._log_factor = math.log(factor)
-        tables = {id(table) for table in model.tables.values()}
-        self._variables = {name: variable for name, variable in model.named_variables().items()
-                           if id(variable) not in tables and variable.dtype.is_floating}
+        averaged = {id(variable) for variable in model.stage_variables} - {id(table) for table in model.tables.values()}
+        self._variables = {name: variable for name, variable in model.named_variables().items() if id(variable) in averaged}
         self.averages = {name: tf.Variable(tf.zeros_like(variable), trainable=False) for name, variable in self._variables.items()}
         self._raw: list[tuple[tf.Variable, tf.Tensor]] = []
 
