@@ -71,9 +71,9 @@ def test_attention_and_gates_by_hand():
     tokens, stream = 4, ["model.transformer.width=8", "model.transformer.heads=1", "model.transformer.layers=1",
                          "model.transformer.feed_forward=16", "model.backbone=transformer"]
     of_transformer = 4.5 * 4 * 2 + 8.0 * 4 * 8 + 14.4 * 4 * 8 + 4.5 * 4 * 16 + 2.0 * tokens**2
-    # Two gates on features of 6, each with a hidden layer of 64, before towers of 100 and 50; no label.
-    gates = ["model.kind=finalmlp", "model.finalmlp.first.hidden_units=[100]", "model.finalmlp.second.hidden_units=[50]"]
-    of_finalmlp = 10.0 * 6 + 2 * 3.0 * 64 + 150 * (1.9 + 0.8 + 1.8)
+    # A gate on features of 6 with a hidden layer of 64 and one that is the same for all samples, before towers of 100 and 50; no label.
+    gates = ["model.kind=finalmlp", "model.finalmlp.first.gate_fields=[user]", "model.finalmlp.first.hidden_units=[100]", "model.finalmlp.second.hidden_units=[50]"]
+    of_finalmlp = 4.5 * 6 + 2.7 * 6 + 3.0 * 64 + 150 * (1.9 + 0.8 + 1.8)
     for settings, expected in ((stream, of_transformer), (gates, of_finalmlp)):
         found = parts("finetune", tiny_schema(), "model.embedding_dim=2", "finetune.batch_size=5000", "runtime.matmul=float32", *settings)
         assert found["a batch of 5,000 rows"] == pytest.approx(5000 * 4 * expected)

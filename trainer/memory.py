@@ -29,7 +29,7 @@ EVALUATION_BATCH = 8192
 WINDOW_COPIES = 3
 LIST_VALUE_TENSORS = 8.0  # as wide as an embedding, for each value of a list
 # Of a baseline, for each column of its embedded features: these, what its network derives from them in their shape, gradients.
-BASELINE_VALUE_FLOATS = {"lr": 7.0, "fm": 5.2, "deepfm": 5.8, "dcn_v2": 4.5, "finalmlp": 10.0, "mlp": 1.6}
+BASELINE_VALUE_FLOATS = {"lr": 7.0, "fm": 5.2, "deepfm": 5.8, "dcn_v2": 4.5, "finalmlp": 4.5, "mlp": 1.6}
 BFLOAT16_SHARE = 0.88  # of what the network takes in float32
 ORDER_BYTES = 24  # of a row, while a window is shuffled
 
@@ -361,7 +361,9 @@ def _baseline_floats(model: ModelConfig, fields: int, dropout: bool) -> float:
     if model.kind == "dcn_v2":
         return _backbone_floats(model, "dcn", fields, dropout)
     settings = model.finalmlp
-    return 6.0 * sum(settings.gate_hidden_units) + _tower_floats(settings.first, dropout) + _tower_floats(settings.second, dropout)
+    gates = bool(settings.first.gate_fields) + bool(settings.second.gate_fields)  # those that differ by sample
+    gate = 2.7 * fields * model.embedding_dim + 3.0 * sum(settings.gate_hidden_units)
+    return gates * gate + _tower_floats(settings.first, dropout) + _tower_floats(settings.second, dropout)
 
 
 def _softmax_floats(config: Config, schema: Schema) -> float:
