@@ -165,3 +165,18 @@ def test_sampled_cross_entropy_approaches_the_full_softmax_as_draws_grow():
             tf.gather(corrected, true, batch_dims=1), true, tf.gather(corrected, candidates, axis=1), tf.constant(candidates))
         gaps.append(abs(sampled.numpy().mean() - full))
     assert gaps[1] < 1e-3 < gaps[0]
+
+
+@pytest.mark.parametrize("time", ["continuous", "discrete"])
+def test_stratified_times_fill_every_part_of_the_interval(time):
+    # 1000 samples: one in each thousandth, so a quarter of them in each quarter, in an order that is not theirs.
+    times = draw_times(DiffusionConfig(time=time, stratified=True), 1000, 4, SEED).numpy()
+    assert np.histogram(np.ceil(times * 4), bins=[0.5, 1.5, 2.5, 3.5, 4.5])[0].tolist() == [250] * 4
+    assert (np.diff(times) < 0).any() and times.min() > 0 and times.max() <= 1
+    if time == "continuous":
+        assert sorted(np.ceil(times * 1000)) == list(range(1, 1001))
+
+
+def test_nothing_is_masked_where_nothing_can_be_predicted():
+    which = tf.constant([[False, False], [False, True]])
+    assert mask_tokens(tf.ones(2), which, SEED).numpy().tolist() == [[False, False], [False, True]]

@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import tensorflow as tf
 
 from trainer.config import DiffusionConfig
@@ -22,13 +21,11 @@ def masking_rate(config: DiffusionConfig, time: tf.Tensor) -> tf.Tensor:
     return tf.fill(tf.shape(time), config.fixed_rate)
 
 
-def mean_masking_rate(config: DiffusionConfig, tokens: int) -> float:
-    """E lambda(t) over the times of a sample of so many tokens."""
-    if config.schedule == "fixed":
-        return config.fixed_rate
+def mean_masking_rate(config: DiffusionConfig, tokens: int) -> tf.Tensor:
+    """E lambda(t) over the times of a sample of so many tokens, scalar."""
     if config.time == "discrete":
-        return float(tf.reduce_mean(masking_rate(config, tf.constant(np.arange(1, tokens + 1) / tokens))))
-    return 0.5 if config.schedule == "linear" else 1.0 - 2.0 / math.pi
+        return tf.reduce_mean(masking_rate(config, tf.range(1, tokens + 1, dtype=tf.float32) / tokens))
+    return tf.constant({"linear": 0.5, "cosine": 1.0 - 2.0 / math.pi}[config.schedule])
 
 
 def draw_times(config: DiffusionConfig, batch: tf.Tensor, tokens: int, seed: tf.Tensor) -> tf.Tensor:
