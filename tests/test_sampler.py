@@ -302,6 +302,7 @@ def test_with_the_label_given_no_click_rates_are_compared(folders):
 
 @pytest.mark.parametrize(("request_", "message"), [
     (Request(samples=0), "--samples: expected at least 1, received 0"),
+    (Request(seed=-1), "--seed: expected 0 or more, received -1"),
     (Request(given=("hour",)), "--given hour: expected FIELD=VALUE, for example --given user=VALUE"),
     (Request(given=("city=Rome",)), "--given city=Rome: 'city' is no field with one value a row that the model reads; expected one of user, item, hour"),
     (Request(given=("hour=hour2", "hour=hour3")), "--given fixes hour twice: give one value"),

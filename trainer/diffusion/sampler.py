@@ -32,9 +32,10 @@ class Sampler:
 
     For a perfect denoiser the first is exact (ancestral sampling from p(X) or p(X | given)), and so is the second as S
     grows. The label is a token like the others, drawn from sigmoid(logit_y); with `diffusion.label: absent` the model knows
-    none: it stays masked. Lists are always given. Fields are drawn by
-    `FieldDistributions.draw`: of fields up to 16,384 rows among all values that training rows have, of larger ones among
-    4,096 values drawn by training frequency.
+    none: it stays masked. Lists are always given. Fields are drawn by `FieldDistributions.draw`: of fields up to 16,384 rows
+    among all values that training rows have, of larger ones (with `scoring.candidates: batch`, of all) among 4,096 values drawn
+    by training frequency. A network with time input is told the share of tokens that are masked. One that was pre-trained at
+    a fixed rate has seen few samples masked as a whole, so its samples start badly.
 
     Args:
       model: the pre-trained network.
@@ -113,7 +114,8 @@ class Sampler:
         """Values [B] of field k, redrawn in the chosen rows."""
         candidate_seed, value_seed = tf.unstack(tf.random.split(seed, 2))
         places = tf.where(chosen)  # (M, 1)
-        candidates = self._training_values(k, candidate_seed, values.dtype)
+        is_full = self._scoring.is_full(self._model.schema.id_fields[k].rows)
+        candidates = values if is_full else self._training_values(k, candidate_seed, values.dtype)
         drawn = self._distributions.draw(k, tf.gather_nd(queries, places), candidates, value_seed)
         return tf.tensor_scatter_nd_update(values, places, drawn)
 

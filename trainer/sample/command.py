@@ -24,6 +24,8 @@ def sample(data_dir: str | Path, model_dir: str | Path, request: Request) -> dic
     """
     if request.samples < 1:
         raise UserError(f"--samples: expected at least 1, received {request.samples}")
+    if request.seed < 0:
+        raise UserError(f"--seed: expected 0 or more, received {request.seed}")
     model_dir = Path(model_dir)
     data, config, checkpoint = open_pretrained(data_dir, model_dir)
     has_label = config.diffusion.label == "token"

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
@@ -131,24 +131,29 @@ def draw_samples(sampler: Sampler, schema: Schema, given: Given, lists_of: Rows,
 
 @contextmanager
 def _progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Shows how much of `total` is done, the rate and the time left: a bar on a terminal, a line now and then elsewhere."""
+    """Shows how much of `total` is done, the rate and the time left: a bar on a terminal, a line now and then elsewhere.
+
+    The first call of the function that it yields comes after a compilation, so the rate is that of the later ones.
+    """
     start = shown = time.monotonic()
-    done = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]} left"),
-               TimeRemainingColumn())
+    done, first = 0, None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
     with Progress(*columns, console=Console(), transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task(title, total=total, rate="")
+        task = bar.add_task(title, total=total, status="starting")
 
         def advance(rows: int) -> None:
-            nonlocal done, shown
-            done = min(done + rows, total)
-            now = time.monotonic()
-            rate = done / (now - start)
-            bar.update(task, completed=done, rate=f"{rate:,.0f} samples/s")
+            nonlocal done, first, shown
+            done, now = min(done + rows, total), time.monotonic()
+            if first is None:
+                first = done, now
+                bar.update(task, completed=done)
+                return
+            rate = (done - first[0]) / (now - first[1])
+            status = f"{rate:,.0f} samples/s  left {(total - done) / rate:.0f} s"
+            bar.update(task, completed=done, status=status)
             if bar.disable and now - shown > SECONDS_BETWEEN_LINES:
                 shown = now
-                print(f"{title}  {done:,}/{total:,}  {rate:,.0f} samples/s  left {(total - done) / rate:.0f} s", flush=True)
+                print(f"{title}  {done:,}/{total:,}  {status}", flush=True)
 
         yield advance
-    seconds = time.monotonic() - start
-    print(f"{title}: {total:,} drawn in {seconds:.1f} s, {total / seconds:,.0f} a second", flush=True)
+    print(f"{title}: {total:,} drawn in {time.monotonic() - start:.1f} s", flush=True)

@@ -36,7 +36,7 @@ class Texts:
       has_label: whether samples have a label.
 
     Attributes:
-      name: of the data.
+      name, weight: of the data, and of the column that weights the labels' loss, if any.
       unseen: of each id field, which values no training row has, bool [rows].
     """
 
@@ -44,7 +44,7 @@ class Texts:
         self._schema = data.schema
         self._values = values
         self._has_label = has_label
-        self.name = data.schema.name
+        self.name, self.weight = data.schema.name, data.schema.weight
         self.unseen = [counts == 0 for counts in data.field_frequencies[:len(data.schema.id_fields)]]
 
     def columns(self, rows: Rows) -> pa.Table:
@@ -78,6 +78,8 @@ def write_report(folder: Path, texts: Texts, request: Request, generated: Rows, 
         plots.save(figure, partial / name)
     write_atomically(partial / "metrics.json", json.dumps(metrics, indent=2))
     lines = [f"# Samples from the pre-trained model: {texts.name}", "", _what_was_drawn(request, rows_found, comparison), ""]
+    if comparison and comparison.slices and texts.weight:
+        lines += [f"Here every row counts once. In training, rows counted for the label as `{texts.weight}` says, so click rates may differ.", ""]
     lines += _table_of_samples(texts.columns(generated.take(np.arange(min(SAMPLES_SHOWN, len(generated))))))
     if comparison:
         lines += [*_overview(comparison), *_fields(comparison, texts), *_pairs(comparison), *_slices(comparison, texts)]
