@@ -9,6 +9,7 @@ import os
 import resource
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,7 +50,7 @@ def execute(task: Task) -> None:
         began = time.monotonic()
     cost["finetune"] = _stage("finetune", run.settings, run.model_dir, data, began, from_scratch=run.pretraining is None)
     began = time.monotonic()
-    predictions = {split: _predictions(run, data, split) for split in task.splits}
+    predictions = _predictions(run, data, task.splits)
     row = {"configuration": run.configuration, "seed": run.seed, "data": data.checksum[:12], "commit": task.commit,
            "threads": task.threads, "passes": sum(stage["passes"] for stage in cost.values()),
            "seconds": round(sum(stage["seconds"] for stage in cost.values()) + time.monotonic() - began, 1),
@@ -100,13 +101,19 @@ def _learning_curve(run: Run, cost: dict) -> list[list[float]]:
             for record in StageCheckpoints(run.model_dir, "finetune").history()]
 
 
-def _predictions(run: Run, data: DataFolder, split: str) -> Predictions:
-    """The best checkpoint's predictions of a split, which are made once."""
-    path = Path(run.folder) / f"{split}.npz"
-    if not path.is_file():
-        found = Predictor(load_trained(run.model_dir), data).predict(split, with_ids=True)
-        arrays = {name: values for name, values in asdict(found).items() if values is not None}
-        with replaced_file(path) as temporary, open(temporary, "wb") as file:
-            np.savez_compressed(file, **arrays)
+def _predictions(run: Run, data: DataFolder, splits: Sequence[str]) -> dict[str, Predictions]:
+    """The best checkpoint's predictions, which are made once for each split."""
+    files = {split: Path(run.folder) / f"{split}.npz" for split in splits}
+    missing = [split for split, path in files.items() if not path.is_file()]
+    if missing:
+        predictor = Predictor(load_trained(run.model_dir), data)
+        for split in missing:
+            arrays = {name: values for name, values in asdict(predictor.predict(split, with_ids=True)).items() if values is not None}
+            with replaced_file(files[split]) as temporary, open(temporary, "wb") as file:
+                np.savez_compressed(file, **arrays)
+    return {split: _load(path) for split, path in files.items()}
+
+
+def _load(path: Path) -> Predictions:
     with np.load(path) as arrays:
         return Predictions(**arrays)
