@@ -1,9 +1,21 @@
-"""What a process of a schedule does in tests; apart, so that the process imports nothing that takes long."""
+"""What a process of a schedule does in tests; apart, so that the process imports nothing that takes long.
+
+`python noting_worker.py FOLDER` is a schedule whose one process lingers until it is asked to end.
+"""
 
 import json
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPOSITORY))
+
+from benchmarks.accuracy.plan import Planned, Run, Settings
+from benchmarks.accuracy.schedule import Job, Schedule
+from benchmarks.accuracy.task import end_with_the_parent
 
 
 def note(task: tuple[str, str]) -> None:
@@ -14,3 +26,20 @@ def note(task: tuple[str, str]) -> None:
     Path(folder, name).write_text(json.dumps([began, time.monotonic()]))
     if name == "bad":
         sys.exit(3)
+
+
+def linger(folder: str) -> None:
+    """Waits for SIGTERM, which it notes."""
+    def end(_number, _frame) -> None:
+        Path(folder, "ended").touch()
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
+    Path(folder, "began").touch()
+    time.sleep(3600)
+
+
+if __name__ == "__main__":
+    run = Run("abc", 1, Settings("none.yaml", ()), None, "data", sys.argv[1])
+    Schedule([Job(Planned("lingering", run), sys.argv[1], Path("none.txt"))], linger, "json", 1, {}).run(print)

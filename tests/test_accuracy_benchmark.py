@@ -191,6 +191,15 @@ def test_runs_that_share_a_pretraining_do_not_run_at_once(tmp_path):
     assert times["c"][0] < times["b"][0]  # which came after it in the list
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_benchmark(number, tmp_path):
+    script = subprocess.Popen([sys.executable, Path(__file__).with_name("noting_worker.py"), str(tmp_path)], stderr=subprocess.DEVNULL)
+    _wait_for(tmp_path, "began", script)
+    script.send_signal(number)
+    script.wait()
+    _wait_for(tmp_path, "ended")
+
+
 def test_time_left_is_known_by_configuration(tmp_path):
     jobs = [job(tmp_path, "a", configuration="slow"), job(tmp_path, "b", configuration="slow"), job(tmp_path, "c", configuration="new")]
     assert Schedule(jobs, note, "json", 2, {}).seconds_left() is None
@@ -347,9 +356,10 @@ def test_a_suite_that_is_killed_continues(tmp_path):
     assert again.returncode == 0 and "valid AUC" in (tmp_path / "out" / "tiny.md").read_text()
 
 
-def _wait_for(folder, pattern, process):
+def _wait_for(folder, pattern, process=None):
+    """Waits for a file while a process runs, if any."""
     deadline = time.monotonic() + SECONDS_TO_WAIT
-    while process.poll() is None and time.monotonic() < deadline:
+    while time.monotonic() < deadline and (process is None or process.poll() is None):
         if found := next(folder.glob(pattern), None):
             return found
         time.sleep(0.02)

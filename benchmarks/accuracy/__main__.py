@@ -142,7 +142,8 @@ def _report(suite: Suite, path: Path, planned: Sequence[Planned], arguments: arg
     results = Results.of(suite, planned, split, command + (" --valid_only" if arguments.valid_only else ""), str(file))
     for section in suite.tables:
         header, *lines = main_table(results, section.arms)
-        print_table(section.title, lines, tuple(header))
+        if lines:
+            print_table(section.title, lines, tuple(header))
     output = arguments.output or (work_dir / "valid" if arguments.valid_only else REPOSITORY / "docs" / "results")
     print(f"page: {write(results, path.stem, output)}")
 

@@ -63,7 +63,7 @@ def _command(stage: str, *flags: str) -> str:
 
 def main(task: Task) -> None:
     """What the process of a run calls. Ends it with exit code 0, or another one after an explanation in the run's log."""
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+    threading.Thread(target=end_with_the_parent, daemon=True).start()
     task.log.parent.mkdir(parents=True, exist_ok=True)
     output = os.open(task.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, 1)
@@ -73,7 +73,7 @@ def main(task: Task) -> None:
     sys.exit(errors.run(lambda _: execute(task), []))
 
 
-def _end_with_the_parent() -> None:
+def end_with_the_parent() -> None:
     """Asks this process to save and stop when the benchmark is gone, so that a second call finds its folders free."""
     connection.wait([parent_process().sentinel])
     os.kill(os.getpid(), signal.SIGTERM)
