@@ -9,6 +9,8 @@ from preprocessing.errors import UserError
 from trainer import task
 from trainer.averaging import WeightAverage
 from trainer.checkpoints import (
+    MODEL,
+    OPTIMIZER,
     RAW,
     StageCheckpoints,
     TrainingState,
@@ -81,7 +83,8 @@ def test_a_table_of_several_blocks_is_averaged_whole(monkeypatch):
 
 def make(stage="finetune", *assignments):
     tf.keras.utils.set_random_seed(1)
-    model = DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, table_counts(tiny_schema(), np.ones(40, np.int64)))
+    counts = table_counts(tiny_schema(), np.ones(40, np.int64))
+    model = DGenCTR(tiny_schema(), load_config(None, [*SMALL, *assignments]), stage, counts)
     model.optimizer = build_optimizer(model, 0.05, 0.1, averaging=FACTOR)
     model.average = WeightAverage(model, FACTOR)
     return model
@@ -135,6 +138,11 @@ def test_a_frozen_table_stays_as_it_is():
         assert np.array_equal(model.embedding.table.numpy(), table)
 
 
+def tensors(checkpoint, part):
+    reader = tf.train.load_checkpoint(str(checkpoint / part))
+    return {key: reader.get_tensor(key).tobytes() for key in reader.get_variable_to_shape_map() if key.endswith("VALUE")}
+
+
 def saved(model, folder, step):
     checkpoints = StageCheckpoints(folder, model.stage)
     checkpoints.save(model, model.optimizer, TrainingState("", "", 0.1, epoch=step, step=step), model.run_config)
@@ -157,8 +165,8 @@ def test_a_checkpoint_has_the_averages_as_its_model_and_the_weights_to_continue_
         continued.train_step(batch_for(step))
     with whole.average.in_place(), continued.average.in_place():
         assert all(np.array_equal(value, weights(continued)[name]) for name, value in weights(whole).items())
-    size = sum(path.stat().st_size for path in checkpoint.iterdir())
-    assert checkpoint_bytes(whole, whole.optimizer) == pytest.approx(size, abs=40_000)
+    size = sum(len(value) for part in (MODEL, RAW, OPTIMIZER) for value in tensors(checkpoint, part).values())
+    assert checkpoint_bytes(whole, whole.optimizer) == pytest.approx(size, abs=100)  # but for counts of steps
 
 
 def test_continuing_without_the_average_is_refused(tmp_path):
@@ -187,26 +195,19 @@ def test_several_devices_are_refused():
 
 def test_a_stopped_run_ends_with_the_same_weights_and_exports_the_averages(tmp_path):
     data = write_data_folder(tmp_path / "data", rows=160)
-    settings = [part for assignment in (*SMALL, "finetune.epochs=2", "finetune.batch_size=40", "finetune.min_steps=4", "finetune.averaging=0.7")
-                for part in ("--set", assignment)]
+    settings = ["--set", *SMALL, "finetune.epochs=2", "finetune.batch_size=40", "finetune.min_steps=4", "finetune.averaging=0.7",
+                "finetune.learning_rate_schedule=plateau"]
 
-    def run(model_dir, *more):
-        arguments = ["--stage=finetune", "--from_scratch", "--data_dir", str(data), "--model_dir", str(model_dir)]
+    def run(name, *more):
+        arguments = ["--stage=finetune", "--from_scratch", "--data_dir", str(data), "--model_dir", str(tmp_path / name)]
         assert task.main([*arguments, *settings, *more]) == 0
-        return StageCheckpoints(model_dir, "finetune")
+        return StageCheckpoints(tmp_path / name, "finetune")
 
-    whole = run(tmp_path / "whole")
-    run(tmp_path / "stopped", "--set", "finetune.epochs=1", "--set", "finetune.learning_rate_schedule=plateau")
-    run(tmp_path / "plateau", "--set", "finetune.learning_rate_schedule=plateau")
-    stopped = run(tmp_path / "stopped", "--set", "finetune.learning_rate_schedule=plateau")
-    plateau = StageCheckpoints(tmp_path / "plateau", "finetune")
-    for part in ("model", RAW, "optimizer"):
-        one, other = (tf.train.load_checkpoint(str(checkpoints.last() / part)) for checkpoints in (plateau, stopped))
-        for key in one.get_variable_to_shape_map():
-            if key.endswith("VALUE"):
-                assert np.array_equal(one.get_tensor(key), other.get_tensor(key)), key
-    best = tf.train.load_checkpoint(str(whole.best() / "model"))
-    raw = tf.train.load_checkpoint(str(whole.best() / RAW))
-    key = "embedding:00:table/.ATTRIBUTES/VARIABLE_VALUE"
-    assert np.array_equal(load_trained(tmp_path / "whole").embedding.table.numpy(), best.get_tensor(key))
-    assert not np.array_equal(best.get_tensor(key), raw.get_tensor(key))
+    whole = run("whole")
+    run("stopped", "finetune.epochs=1")
+    stopped = run("stopped")
+    for part in (MODEL, RAW, OPTIMIZER):
+        assert tensors(whole.last(), part) == tensors(stopped.last(), part)
+    table = load_trained(tmp_path / "whole").embedding.table.numpy().tobytes()
+    name = "embedding:00:table/.ATTRIBUTES/VARIABLE_VALUE"
+    assert tensors(whole.best(), MODEL)[name] == table != tensors(whole.best(), RAW)[name]

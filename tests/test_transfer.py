@@ -1,4 +1,4 @@
-"""What fine-tuning takes over from the pre-training, and what it does with it: parts, frozen and anchored tables, label shares."""
+"""What fine-tuning takes over from the pre-training and does with it: parts, frozen and anchored tables, label shares."""
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from trainer.checkpoints import StageCheckpoints, TrainingState, load_trained, r
 from trainer.config import load_config
 from trainer.input import DataFolder, TrainingSplit, label_is_used
 from trainer.layers import BatchNorm, moving_moments_kept
+from trainer.memory import predict
 from trainer.model import DGenCTR
 from trainer.optimizers import LazyAdam, build_optimizer, lazy_optimizers, set_learning_rate
 from trainer.refusals import refuse_idle_start
@@ -62,7 +63,7 @@ def test_what_is_transferred(pretrained, what, loaded, capsys):
 @pytest.mark.parametrize("what", ["all", "embeddings"])
 def test_a_missing_variable_is_named_even_where_it_would_not_be_loaded(pretrained, what):
     other = make("finetune", "model.dcn.cross_layers=4")
-    with pytest.raises(UserError, match=r"does not fit the model, so nothing was loaded: backbone:\d+:\S+ is not in the checkpoint"):
+    with pytest.raises(UserError, match=r"not fit the model, so nothing was loaded: backbone:\d+:\S+ is not in the checkpoint"):
         transfer(other, pretrained[1], what)
 
 
@@ -165,6 +166,19 @@ def test_kept_moments_normalise_by_the_batch():
     assert norm.moving_mean.numpy().tolist() == [0, 0] and usual.moving_mean.numpy().tolist() != [0, 0]
 
 
+def test_what_fine_tuning_keeps_is_predicted():
+    def parts(*assignments):
+        rows = {"train": 1000, "valid": 100, "test": 9}
+        return dict(predict("finetune", load_config(None, [*SMALL, *assignments]), tiny_schema(), rows).parts)
+
+    table = 40 * 4 * 4
+    assert parts()["its two moments"] == 2 * table and parts("finetune.train=no_table")["its two moments"] == 0
+    anchored = parts("finetune.decay_towards=pretrained", "finetune.table_decay=0.1")
+    assert anchored["the table's values at the start"] == table and "the table's values at the start" not in parts()
+    weights = 4 * sum(variable.shape.num_elements() for variable in make().variables)
+    assert parts("finetune.averaging=0.9")["averages of all parameters"] == weights + 40 * 8
+
+
 def test_the_auxiliary_loss_needs_frequencies_to_train_but_not_to_predict():
     tf.keras.utils.set_random_seed(1)
     model = DGenCTR(tiny_schema(), load_config(None, [*SMALL, "finetune.auxiliary_diffusion=1"]), "finetune")
@@ -233,8 +247,8 @@ def test_an_epoch_continues_at_any_step_with_a_share_of_the_labels(folder):
 
 # As commands.
 
-RUN = [*SMALL, "pretrain.epochs=1", "pretrain.batch_size=80", "pretrain.min_steps=4", "finetune.epochs=1", "finetune.batch_size=64",
-       "finetune.min_steps=4"]
+RUN = [*SMALL, "pretrain.epochs=1", "pretrain.batch_size=80", "pretrain.min_steps=4", "finetune.epochs=1",
+       "finetune.batch_size=64", "finetune.min_steps=4"]
 
 
 def call(stage, data, model, *assignments, flags=()):
@@ -251,11 +265,12 @@ def error_of(capsys, *arguments, flags=()):
 def test_one_pretraining_and_its_finetunings(folder, tmp_path, capsys):
     model = tmp_path / "model"
     assert call("pretrain", folder, model, "input.label_share=0.5") == 0
-    assert "training rows have no label, or none that input.label_share=0.5 uses, and are read with the label masked" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "have no label, or none that input.label_share=0.5 uses, and are read with the label masked" in printed
     message = error_of(capsys, "finetune", folder, model, "input.label_share=0.25")
-    assert "has learnt from the labels of input.label_share=0.5 of the training rows" in message and "know only 0.25 of them" in message
-    settings = ["input.label_share=0.5", "finetune.transfer=embeddings", "finetune.decay_towards=pretrained", "finetune.table_decay=0.01",
-                "finetune.table_learning_rate=0.5", "finetune.auxiliary_diffusion=0.1"]
+    assert "has learnt from the labels of input.label_share=0.5 of" in message and "know only 0.25 of them" in message
+    settings = ["input.label_share=0.5", "finetune.transfer=embeddings", "finetune.decay_towards=pretrained",
+                "finetune.table_decay=0.01", "finetune.table_learning_rate=0.5", "finetune.auxiliary_diffusion=0.1"]
     assert call("finetune", folder, model, *settings) == 0
     printed = capsys.readouterr().out
     assert "parameters of" in printed and "transferred all" not in printed
@@ -275,23 +290,26 @@ def test_a_share_without_any_label_is_refused(folder, tmp_path, capsys):
                                          ["finetune.decay_towards=pretrained", "finetune.table_decay=0.1"]])
 def test_settings_of_a_pretraining_have_no_meaning_from_scratch(assignments):
     config = load_config(None, assignments)
-    name = assignments[0].replace("=", "=").split("=")[0]
+    name = assignments[0].split("=")[0]
     with pytest.raises(UserError, match=f"{name}=.* has no meaning with --from_scratch"):
         refuse_idle_start("finetune", config, True, None)
     refuse_idle_start("finetune", config, False, None)
 
 
 def test_init_from_takes_over_everything():
-    with pytest.raises(UserError, match="finetune.transfer=embeddings .* has no meaning with --init_from, which takes over everything"):
-        refuse_idle_start("finetune", load_config(None, ["finetune.transfer=embeddings"]), False, "earlier")
+    config = load_config(None, ["finetune.transfer=embeddings"])
+    with pytest.raises(UserError, match="finetune.transfer=embeddings .* --init_from, which takes over everything"):
+        refuse_idle_start("finetune", config, False, "earlier")
 
 
 @pytest.mark.parametrize(("assignments", "message"), [
     (["finetune.train=no_table", "finetune.table_decay=0.1"], "`table_decay` has no effect with `train: no_table`"),
-    (["finetune.train=no_table", "finetune.table_learning_rate=0.1"], "`table_learning_rate` has no effect with `train: no_table`"),
+    (["finetune.train=no_table", "finetune.table_learning_rate=0.1"],
+     "`table_learning_rate` has no effect with `train: no_table`"),
     (["finetune.train=no_table", "finetune.transfer=scorer"], "`transfer: scorer` leaves the table at random values"),
     (["finetune.decay_towards=pretrained"], "`decay_towards: pretrained` has no effect without `table_decay`"),
-    (["finetune.decay_towards=pretrained", "finetune.table_decay=0.1", "finetune.transfer=scorer"], "`transfer: scorer` leaves the table at random"),
+    (["finetune.decay_towards=pretrained", "finetune.table_decay=0.1", "finetune.transfer=scorer"],
+     "`transfer: scorer` leaves the table at random"),
     (["finetune.auxiliary_diffusion=0.1", "runtime.xla=true"], "`finetune.auxiliary_diffusion` needs `runtime.xla: false`"),
     (["input.label_share=0.5", "input.corrupt_records=0.1"], "`label_share` below 1 chooses rows by their places"),
     (["input.label_share=0"], "label_share"),

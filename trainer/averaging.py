@@ -36,7 +36,8 @@ class WeightAverage:
         self._log_factor = math.log(factor)
         averaged = {id(variable) for variable in model.stage_variables} - {id(table) for table in model.tables.values()}
         self._variables = {name: variable for name, variable in model.named_variables().items() if id(variable) in averaged}
-        self.averages = {name: tf.Variable(tf.zeros_like(variable), trainable=False) for name, variable in self._variables.items()}
+        self.averages = {name: tf.Variable(tf.zeros_like(variable), trainable=False)
+                         for name, variable in self._variables.items()}
         self._raw: list[tuple[tf.Variable, tf.Tensor]] = []
 
     def update(self) -> None:

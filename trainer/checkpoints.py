@@ -6,11 +6,11 @@ A stage's folder:
     checkpoints/epoch-0003/                    after an epoch and its validation
     checkpoints/epoch-0003-step-00000420/      inside the next epoch, after 420 steps in all
 
-A checkpoint holds model.* and optimizer.* (TensorFlow checkpoints), state.json, config.yaml, and checksums.json with the
-size and SHA-256 of each. Where a stage averages its weights, model.* are the averages, which is what everybody reads but the
-run itself when it continues: that one reads raw.*, the weights as the last step left them. A checkpoint is written as `.NAME.partial` and renamed, so a folder with a final name was whole once; the
-checksums tell whether it still is. The state of the last one names the best one, so that no second file can disagree
-with it.
+A checkpoint holds model.* and optimizer.* (TensorFlow checkpoints), state.json, config.yaml, and checksums.json with
+the size and SHA-256 of each. Where a stage averages its weights, model.* are the averages, which is what everybody
+reads but the run itself when it continues: that one reads raw.*, the weights as the last step left them. A checkpoint
+is written as `.NAME.partial` and renamed, so a folder with a final name was whole once; the checksums tell whether it
+still is. The state of the last one names the best one, so that no second file can disagree with it.
 """
 
 import hashlib
@@ -350,8 +350,8 @@ def resume(model: ClickModel, optimizer, checkpoint: Path) -> None:
         raise UserError(f"checkpoint {checkpoint} holds the state of another optimizer: give the configuration that it was trained "
                         "with, or another --model_dir") from error
     if averaged and not model.average:
-        raise UserError(f"checkpoint {checkpoint} has averages of its weights, which this configuration would not carry on: give the "
-                        "`averaging` that it was trained with, or another --model_dir")
+        raise UserError(f"checkpoint {checkpoint} has averages of its weights, which this configuration would not carry on: give "
+                        "the `averaging` that it was trained with, or another --model_dir")
 
 
 def _read_model(model: ClickModel, checkpoint: Path, part: str = MODEL) -> int:

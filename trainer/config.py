@@ -393,7 +393,8 @@ class InputConfig(_Section):
     @model_validator(mode="after")
     def _counts_rows_as_written(self) -> "InputConfig":
         if self.label_share < 1 and self.corrupt_records:
-            raise ValueError("`label_share` below 1 chooses rows by their places, which `corrupt_records` above 0 would move: use one of them")
+            raise ValueError("`label_share` below 1 chooses rows by their places, which `corrupt_records` above 0 would move: use one "
+                             "of them")
         return self
 
 
@@ -438,8 +439,8 @@ class Config(_Section):
     @model_validator(mode="after")
     def _auxiliary_pass_has_moments_of_its_own(self) -> "Config":
         if self.finetune.auxiliary_diffusion and self.runtime.xla:
-            raise ValueError("`finetune.auxiliary_diffusion` needs `runtime.xla: false`: the compiled backbone cannot leave the moving "
-                             "moments of batch normalisation alone")
+            raise ValueError("`finetune.auxiliary_diffusion` needs `runtime.xla: false`: the compiled backbone cannot leave the "
+                             "moving moments of batch normalisation alone")
         return self
 
     @model_validator(mode="after")
@@ -448,7 +449,8 @@ class Config(_Section):
             raise ValueError(f"`finetune.regeneration.source: generator` draws from a model of `pretrain.objective: diffusion`, not of "
                              f"{self.pretrain.objective}")
         if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion:
-            self._refuse_idle(f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')", "diffusion")
+            reason = f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')"
+            self._refuse_idle(reason, "diffusion")
         return self
 
     @model_validator(mode="after")

@@ -166,8 +166,9 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         else:
             best = require_pretraining(pretrained, config, data)
             transfer(model, best, config.finetune.transfer, pretrained.config(best).pretrain.objective)
-        for lazy in lazy_optimizers(model.optimizer):
-            lazy.remember_start()
+        if stage == "finetune" and config.finetune.decay_towards == "pretrained":
+            for lazy in lazy_optimizers(model.optimizer):
+                lazy.remember_start()
         state = TrainingState(origin, data.checksum, stage_config.learning_rate)
 
     if stage == "finetune" and config.finetune.regeneration.share:
@@ -209,8 +210,8 @@ def _say_what_is_not_used(stage: Stage, data: DataFolder) -> None:
         print(f"{stage}: fields {', '.join(data.unread_fields)} are left unread: models read no fields with a vector a row yet")
     if unlabelled := data.unlabelled("train"):
         use = "are read with the label masked" if stage == "pretrain" else "are left out"
-        lack = "have no label" if data.label_share == 1 else f"have no label, or none that input.label_share={data.label_share:g} uses,"
-        print(f"{stage}: {unlabelled:,} of {data.rows('train'):,} training rows {lack} and {use}")
+        unused = "" if data.label_share == 1 else f", or none that input.label_share={data.label_share:g} uses,"
+        print(f"{stage}: {unlabelled:,} of {data.rows('train'):,} training rows have no label{unused} and {use}")
 
 
 def _place(state: TrainingState) -> str:
@@ -333,7 +334,7 @@ class _Run:
                 self._print_epoch(improved, progress.samples_per_second)
 
     def _validate(self) -> dict[str, float | int | None]:
-        """All metrics where this process is the chief; elsewhere the one that decisions hang on. Of averaged weights, if there are."""
+        """All metrics (of averaged weights, if there are) where this process is the chief; elsewhere the one that decisions hang on."""
         monitor = self._stage_config.monitor
         with self._model.average.in_place() if self._model.average else nullcontext():
             valid = self._predictor.validate() if self._distribution.is_chief else {monitor: 0.0}

@@ -1,4 +1,4 @@
-"""MAP's two pre-trainings, to compare with: masked features and replaced features, without labels, their heads dropped afterwards.
+"""MAP's two pre-trainings, to compare with: masked and replaced features, without labels, their heads dropped afterwards.
 
 Both hide a fixed number n = max(1, round(rate N)) of a sample's N id fields, drawn at random. The label's token is always masked
 and never predicted; list fields are visible and not predicted either.
@@ -7,10 +7,10 @@ and never predicted; list fields are visible and not predicted either.
     replaced_features   each hidden value is replaced by one drawn by its field's training frequency, and for every field
                         it is predicted whether its value is the sample's own
 
-Source: arXiv 2308.01737 (KDD 2023), sections 3.2 and 3.3; what the text leaves open is as in the authors' code: the network's state is
-mapped to one vector a field, candidates are the values of all fields, noise is drawn by training frequency, scores start at
--log of the number of values. Unlike there, mask embeddings are those of the model (one a field), and the cells of a batch share
-their noise, of which there is more.
+Source: arXiv 2308.01737 (KDD 2023); details as in the authors' published code: the network's state is mapped to one vector a
+field, candidates are the values of all fields, noise is drawn by training frequency, scores start at -log of the number of
+values. Unlike there, mask embeddings are those of the model (one a field), and the cells of a batch share their noise, of
+which there is more.
 """
 
 import math
@@ -46,7 +46,8 @@ class FieldVectors(tf.keras.layers.Layer):
         inputs, fields, width = hidden_shape[-1], self._num_fields, self._width
         self._per_token = len(hidden_shape) == 3
         glorot = tf.keras.initializers.VarianceScaling(2.0 * inputs / (inputs + width), "fan_in")
-        self.kernel = self.add_weight("kernel", (fields, inputs, width) if self._per_token else (inputs, fields * width), initializer=glorot)
+        shape = (fields, inputs, width) if self._per_token else (inputs, fields * width)
+        self.kernel = self.add_weight("kernel", shape, initializer=glorot)
         self.bias = self.add_weight("bias", (fields, width), initializer="zeros")
         super().build(hidden_shape)
 

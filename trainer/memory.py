@@ -24,7 +24,6 @@ from trainer.runtime import resolved
 
 FLOAT_BYTES = 4
 MOMENTS = 2  # of Adam, for every parameter
-HEAD_GRADIENTS = 2
 EVALUATION_BATCH = 8192
 WINDOW_COPIES = 3
 LIST_VALUE_TENSORS = 8.0  # as wide as an embedding, for each value of a list
@@ -200,12 +199,14 @@ def _backbone_parameters(model: ModelConfig, backbone: str, tokens: int) -> tupl
 
 
 def checkpoint_bytes(config: Config, schema: Schema) -> int:
-    """Size of the larger stage's checkpoint: every parameter with its moments, and what else a stage keeps of it."""
-    parameters = sum(parameter_counts(config, schema)) * (1 + MOMENTS) * FLOAT_BYTES + _rare_row_bytes(config, schema)
-    heads = head_parameters(config, schema) * (1 + MOMENTS) * FLOAT_BYTES
-    weights = sum(parameter_counts(config, schema)) * FLOAT_BYTES  # beside their averages
-    return parameters + max(heads * (stage == "pretrain") + _start_bytes(stage, config, schema) + averaged + weights * (averaged > 0)
-                            for stage in ("pretrain", "finetune") for averaged in [_average_bytes(stage, config, schema)])
+    """Size of the larger stage's checkpoint: every parameter with its moments, and what else the stage keeps of them."""
+    weights = sum(parameter_counts(config, schema)) * FLOAT_BYTES
+    kept = []
+    for stage in ("pretrain", "finetune"):
+        averages = _average_bytes(stage, config, schema)
+        heads = FLOAT_BYTES * head_parameters(config, schema) * (1 + MOMENTS) * (stage == "pretrain")
+        kept.append(heads + _start_bytes(stage, config, schema) + averages + weights * (averages > 0))
+    return weights * (1 + MOMENTS) + _rare_row_bytes(config, schema) + max(kept)
 
 
 def head_parameters(config: Config, schema: Schema) -> int:
@@ -273,7 +274,7 @@ def predict(stage: str, config: Config, schema: Schema, rows: Mapping[str, int],
         (f"embedding table, {schema.table_rows:,} rows x {config.model.table_width}", table),
         ("its two moments", MOMENTS * table * (not frozen)),
         ("other parameters, moments, gradients", others * (1 + MOMENTS + 2)),
-        *_where_there_are({"heads, their moments and gradients": heads * (1 + MOMENTS) + HEAD_GRADIENTS * heads,
+        *_where_there_are({"heads, their moments and gradients": heads * (1 + MOMENTS + 2),
                            "averages of all parameters": averages,
                            "the table's values at the start": _start_bytes(stage, config, schema)}),
         ("generator", (table + others + _frequency_bytes("pretrain", schema)) * _has_generator(stage, config)),

@@ -82,8 +82,8 @@ class LazyAdam(tf.keras.optimizers.Optimizer):
         return {name: variables for name, variables in kept.items() if variables}
 
     def remember_start(self) -> None:
-        """Makes the present values those that decay pulls towards, where it is to pull towards the start."""
-        for start, part in zip(self._starts, self._parts, strict=bool(self._starts)):
+        """Makes the present values those that decay pulls towards; with `towards_start` only."""
+        for start, part in zip(self._starts, self._parts, strict=True):
             start.assign(part)
 
     @property
@@ -92,15 +92,15 @@ class LazyAdam(tf.keras.optimizers.Optimizer):
         return self._parts
 
     def assign_averages(self) -> None:
-        """Puts the averages in the place of the values, block by block, since a table may be most of the memory."""
-        for part, average, steps in zip(self._parts, self._averages, self._averaged_at, strict=bool(self._averages)):
+        """Puts the averages in the place of the values; with `averaging` only. Block by block, as a table may be most of the memory."""
+        for part, average, steps in zip(self._parts, self._averages, self._averaged_at, strict=True):
             for first in range(0, part.shape[0], BLOCK_ROWS):
                 rows = tf.range(first, min(first + BLOCK_ROWS, part.shape[0]), dtype=tf.int64)
                 values = self._brought_up(tf.gather(average, rows), tf.gather(steps, rows), tf.gather(part, rows))
                 part.scatter_update(tf.IndexedSlices(values, rows))
 
     def _brought_up(self, averages: tf.Tensor, steps: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-        """Averages [R, d] up to the last step taken, of rows whose averages are those of `steps` and which have not moved since."""
+        """Averages [R, d] of the last step taken, from those of `steps` [R], since when the values have not changed."""
         log_factor = math.log(self.averaging)
         before, now = tf.cast(steps, tf.float64) * log_factor, tf.cast(self.iterations, tf.float64) * log_factor
         share = tf.math.divide_no_nan(tf.exp(now - before) * tf.math.expm1(before), tf.math.expm1(now))  # (R,)
@@ -113,7 +113,8 @@ class LazyAdam(tf.keras.optimizers.Optimizer):
         slot = self._index_dict[self._var_key(variable)]
         momentum, velocity = self._momentums[slot], self._velocities[slot]
         step = tf.cast(self.iterations + 1, variable.dtype)
-        rate = self.rate_factor * self.learning_rate * tf.sqrt(1.0 - tf.pow(self.beta_2, step)) / (1.0 - tf.pow(self.beta_1, step))
+        root = tf.sqrt(1.0 - tf.pow(self.beta_2, step))
+        rate = self.rate_factor * self.learning_rate * root / (1.0 - tf.pow(self.beta_1, step))
         rows, g = gradient.indices, gradient.values  # rows are distinct: the base class sums duplicates
         old = tf.gather(variable, rows)
         if self._averages:

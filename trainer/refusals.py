@@ -38,8 +38,8 @@ def refuse_pretraining_a_baseline(stage: Stage, config: Config, from_scratch: bo
 
 def refuse_unlabelled(stage: Stage, data: DataFolder) -> None:
     if stage == "finetune" and data.label_share < 1 and not data.labelled("train"):
-        raise UserError(f"input.label_share={data.label_share:g} leaves none of the {data.rows('train'):,} training rows of {data.path} a label, "
-                        "and fine-tuning learns from labels: set a larger share")
+        raise UserError(f"input.label_share={data.label_share:g} leaves none of the {data.rows('train'):,} training rows of "
+                        f"{data.path} a label, and fine-tuning learns from labels: set a larger share")
     if stage == "finetune" and data.rows("train") and not data.labelled("train"):
         raise UserError(f"data folder {data.path}: none of the {data.rows('train'):,} training rows has a label, and fine-tuning learns "
                         "from labels: correct `label` in the schema, or add files with labels to the training split, and run "
@@ -60,19 +60,21 @@ def refuse_idle_start(stage: Stage, config: Config, from_scratch: bool, init_fro
     """Refuses settings of what a stage starts from where it starts from something else."""
     if stage == "pretrain":
         if init_from and config.pretrain.objective != "diffusion":
-            raise UserError(f"--init_from {init_from} with pretrain.objective={config.pretrain.objective}: its heads have rows of their own, "
-                            "which are not carried over to other data: pre-train anew without --init_from")
+            raise UserError(f"--init_from {init_from} with pretrain.objective={config.pretrain.objective}: its heads have rows of "
+                            "their own, which are not carried over to other data: pre-train anew without --init_from")
         return
     idle = ("transfer", "train", "decay_towards") if from_scratch else ("transfer",) if init_from else ()
     for name in idle:
         if (value := getattr(config.finetune, name)) != FinetuneConfig.model_fields[name].default:
-            flag = "--from_scratch, which starts from random parameters" if from_scratch else "--init_from, which takes over everything"
-            raise UserError(f"finetune.{name}={value} is of fine-tuning from a pre-training and has no meaning with {flag}: leave one out")
+            start = "--from_scratch, which starts from random parameters" if from_scratch else "--init_from, which takes over everything"
+            raise UserError(f"finetune.{name}={value} is of fine-tuning from a pre-training and has no meaning with {start}: leave one "
+                            "of them out")
 
 
 def require_one_device(distribution: Distribution, stage: Stage) -> None:
     if not distribution.is_single:
-        raise UserError(f"{stage}.averaging is kept by one process on one device: train without TF_CONFIG and --devices, or set it to 0")
+        raise UserError(f"{stage}.averaging is kept by one process on one device: train without TF_CONFIG and --devices, or set it "
+                        "to 0")
 
 
 def require_one_process(distribution: Distribution, init_from: str | Path) -> None:
@@ -116,8 +118,8 @@ def require_pretraining(pretrained: StageCheckpoints, config: Config, data: Data
                         "fine-tune with the configuration it was pre-trained with")
     before, now = pretrained.config().input.label_share, config.input.label_share
     if before > now and uses_labels(pretrained.config()):
-        raise UserError(f"the pre-trained checkpoint {best} has learnt from the labels of input.label_share={before:g} of the training rows, "
-                        f"and fine-tuning is to know only {now:g} of them: pre-train with that share too")
+        raise UserError(f"the pre-trained checkpoint {best} has learnt from the labels of input.label_share={before:g} of the training "
+                        f"rows, and fine-tuning is to know only {now:g} of them: pre-train with that share too")
     if pretrained.state(best).data != data.checksum:
         raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} "
                         f"({_other_data(pretrained.stage_dir.parent, data)}): fine-tune on the data folder it was pre-trained on")
