@@ -58,8 +58,9 @@ def save_served_model(model: ClickModel, data_dir: Path, folder: Path) -> None:
 
 def _features(schema: Schema, transformed: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """What the model reads of the outputs of the transform graph, whose lists are filled up with the row of missing values."""
-    lists = {field.name: tf.where(transformed[field.name] == MISSING_ROW, -1, transformed[field.name]) for field in schema.list_fields}
-    return {"ids": tf.gather(transformed["ids"], schema.places, axis=1), **lists}
+    lists = {field.name: tf.cast(transformed[field.name], tf.int32) for field in schema.list_fields}
+    filled_up = {name: tf.where(ids == MISSING_ROW, -1, ids) for name, ids in lists.items()}
+    return {"ids": tf.gather(transformed["ids"], schema.places, axis=1), **filled_up}
 
 
 def _variables_read_by(functions: Iterable[Callable]) -> list[tf.Variable]:

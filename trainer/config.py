@@ -378,8 +378,8 @@ class InputConfig(_Section):
 
     Attributes:
       window_rows: rows that are shuffled at once. A split of so many rows or fewer is decoded once and stays in memory:
-        4 (F + 1) bytes a row for F fields, 8 more with a group, 4 with a weight; a larger one is read anew every epoch,
-        with up to three windows in memory.
+        4 (F + 1) bytes a row for F fields, 8 more with a group, 4 with a weight, and `max_length` times 1, 2 or 4 for each list
+        field; a larger one is read anew every epoch, with up to three windows in memory.
       corrupt_records: share of a split's records that may be damaged and left out. At 0 damage ends the run where it is
         met; above, every file is checked before the first step.
       label_share: share of the training rows whose label is used; the others count as rows without label. Which rows these

@@ -95,6 +95,11 @@ class Patient:
         return load_data_folder_schema(self.given(self.data_dir, "--data_dir"))
 
     @cached_property
+    def read_schema(self):
+        """The schema without `model.ignored_fields`."""
+        return self.schema.without(self.config.model.ignored_fields)
+
+    @cached_property
     def manifest(self) -> dict:
         path = self.given(self.data_dir, "--data_dir") / "manifest.json"
         try:
@@ -390,9 +395,9 @@ def check_memory(patient: Patient) -> str:
     peaks = {}
     for stage in ("pretrain", "finetune") if patient.needs_pretraining else ("finetune",):
         rows = patient.data.rows_read(stage)
-        prediction = predict(stage, patient.config, patient.schema, rows)
+        prediction = predict(stage, patient.config, patient.read_schema, rows)
         if prediction.peak > limit:
-            raise UserError(refusal(prediction, patient.config, patient.schema, rows, limit))
+            raise UserError(refusal(prediction, patient.config, patient.read_schema, rows, limit))
         peaks[stage] = prediction.peak
     shown = ", ".join(f"{stage} {peak / 1e9:.2f} GB" for stage, peak in peaks.items())
     return f"{shown}; {limit / 1e9:.2f} GB may be used"
@@ -405,7 +410,7 @@ def check_disk(patient: Patient) -> str:
 
     folder = patient.model_dir or Path.cwd()
     used = sum(StageCheckpoints(folder, stage).used_bytes() for stage in ("pretrain", "finetune"))
-    needed, free = 2 * KEPT_AND_WRITTEN * checkpoint_bytes(patient.config, patient.schema) - used, free_bytes(folder)
+    needed, free = 2 * KEPT_AND_WRITTEN * checkpoint_bytes(patient.config, patient.read_schema) - used, free_bytes(folder)
     if free < needed:
         raise UserError(f"the checkpoints of both stages take {needed / 1e9:.2f} GB and the disk of {folder} has {free / 1e9:.2f} GB "
                         f"free: free some space, or choose a --model_dir on another disk (`df -h` lists them)")

@@ -26,7 +26,7 @@ FLOAT_BYTES = 4
 MOMENTS = 2  # of Adam, for every parameter
 EVALUATION_BATCH = 8192
 WINDOW_COPIES = 3
-LIST_VALUE_TENSORS = 8.0  # as wide as an embedding, for each value of a list
+LIST_VALUE_FLOATS = {"training": 7.0, "evaluation": 3.5}  # for each value of a list, as often as its vectors are wide
 # Of a baseline, for each column of its embedded features: these, what its network derives from them in their shape, gradients.
 BASELINE_VALUE_FLOATS = {"lr": 7.0, "fm": 5.2, "deepfm": 5.8, "dcn_v2": 4.5, "finalmlp": 4.5, "mlp": 1.6}
 BFLOAT16_SHARE = 0.88  # of what the network takes in float32
@@ -322,17 +322,17 @@ def _head_floats(config: Config, schema: Schema) -> float:
 def _network_floats(stage: str, config: Config, schema: Schema) -> float:
     """Floats of a sample in embeddings and network, kept for the gradients, and these themselves, in float32."""
     model, fields, dropout = config.model, len(schema.token_fields), getattr(config, stage).dropout > 0
-    lists = LIST_VALUE_TENSORS * sum(_list_floats(config, field) for field in schema.list_fields)
+    lists = LIST_VALUE_FLOATS["training"] * _list_columns(config, schema)
     if model.kind != "dgenctr":
         return lists + BASELINE_VALUE_FLOATS[model.kind] * fields * model.table_width + _baseline_floats(model, fields, dropout)
     return lists + 4.5 * (fields + 1) * model.embedding_dim + _backbone_floats(model, model.backbone, fields + 1, dropout)
 
 
-def _list_floats(config: Config, field: ListField) -> float:
-    """Width of a tensor that has a vector for each value of a list, of the longest list."""
+def _list_columns(config: Config, schema: Schema) -> float:
+    """Widths of the vectors of all values of a sample's lists, as if every list were as long as it may be."""
     interest, width = config.model.interest, config.model.table_width
-    units = interest.hidden_units if isinstance(field, SequenceField) and interest.attention == "mlp" else 0
-    return field.max_length * (width + units / 2)
+    units = interest.hidden_units if interest.attention == "mlp" else 0
+    return sum(field.max_length * (width + 0.7 * units * isinstance(field, SequenceField)) for field in schema.list_fields)
 
 
 def _tower_floats(settings: DcnConfig | MlpConfig, dropout: bool) -> float:
@@ -392,13 +392,14 @@ def _masked_share(config: Config, schema: Schema) -> float:
 def _evaluation_floats(config: Config, schema: Schema) -> float:
     """Floats a sample of an evaluation batch takes at the peak: a few tensors of the widest kind."""
     tokens, model = len(schema.token_fields) + 1, config.model
+    lists = LIST_VALUE_FLOATS["evaluation"] * _list_columns(config, schema)
     of_backbone = model.kind == "dgenctr" and model.backbone
     if of_backbone == "hstu":
-        return 15.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2
+        return lists + 15.0 * tokens * model.hstu.width + 2.0 * model.hstu.heads * tokens**2
     if of_backbone == "transformer":
         settings = model.transformer
-        return 10.0 * tokens * settings.width + 3.0 * tokens * settings.feed_forward + 2.0 * settings.heads * tokens**2
-    return 5.0 * tokens * model.table_width + 3.0 * max(_hidden_units(model), default=0)
+        return lists + 10.0 * tokens * settings.width + 3.0 * tokens * settings.feed_forward + 2.0 * settings.heads * tokens**2
+    return lists + 5.0 * tokens * model.table_width + 3.0 * max(_hidden_units(model), default=0)
 
 
 def _hidden_units(model: ModelConfig) -> tuple[int, ...]:
