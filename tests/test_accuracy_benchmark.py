@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from noting_worker import note
 
 from benchmarks.accuracy import __main__ as accuracy
 from benchmarks.accuracy import statistics
+from benchmarks.accuracy.cost import passes_per_epoch
 from benchmarks.accuracy.measures import CALIBRATIONS, calibrated_metrics, calibrator
 from benchmarks.accuracy.plan import Planned, Pretraining, Run, Settings, plan
 from benchmarks.accuracy.report import Results, calibration_table, curve_table, main_table, slice_table, write
@@ -25,6 +27,7 @@ from benchmarks.accuracy.statistics import at, paired_difference, spread
 from benchmarks.accuracy.suite import SUITES, load_suite
 from benchmarks.accuracy.task import Task, commands
 from preprocessing.errors import UserError
+from trainer.config import load_config
 from trainer.metrics import Predictions
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -153,6 +156,22 @@ def test_a_run_is_done_when_its_row_has_all_that_is_asked_for(tmp_path):
                       ({"valid": {"slices": {"user": []}}, "test": {"slices": {"user": []}}}, True)):
         run.row_file.write_text(json.dumps(row))
         assert task.is_done is done
+
+
+def test_passes_count_what_is_computed():
+    # 100 rows, 40 of them with one of the labels that are used; a quarter of the rows are clicks.
+    data = SimpleNamespace(rows=lambda split: 100, click_rate=0.25, with_label_share=lambda share: SimpleNamespace(
+        rows_read=lambda stage: {"train": {"pretrain": 100, "finetune": 40 if share < 1 else 100}[stage]}))
+
+    def passes(stage, *assignments):
+        return passes_per_epoch(stage, load_config(None, assignments), data)
+
+    assert passes("pretrain", "input.label_share=0.5") == 1 and passes("finetune", "input.label_share=0.5") == 0.4
+    assert passes("finetune", "finetune.auxiliary_diffusion=0.1") == 2
+    drawn = ("finetune.regeneration.share=0.6", "finetune.regeneration.fields=[item]")
+    assert passes("finetune", *drawn) == 1  # moved within the batch
+    # 60% of the 75% without a click go forward, which is a third of a pass.
+    assert passes("finetune", *drawn, "finetune.regeneration.source=generator") == pytest.approx(1.15)
 
 
 # Several processes.
