@@ -31,7 +31,7 @@ def batch_for(seed=0):
     return {"ids": IDS, "label": tf.constant([1.0, 0.0, 1.0]), "seed": tf.constant([1, seed])}
 
 
-@pytest.mark.parametrize("backbone", ["dcn", "hstu"])
+@pytest.mark.parametrize("backbone", ["dcn", "hstu", "transformer", "mlp"])
 def test_a_click_is_predicted_without_its_label(backbone):
     model = make("finetune", f"model.backbone={backbone}")
     before = model.click_logits({"ids": IDS}).numpy()
@@ -42,7 +42,7 @@ def test_a_click_is_predicted_without_its_label(backbone):
     np.testing.assert_allclose(model.click_logits({"ids": IDS}).numpy(), before, atol=1e-5)
 
 
-@pytest.mark.parametrize("backbone", ["dcn", "hstu"])
+@pytest.mark.parametrize("backbone", ["dcn", "hstu", "transformer", "mlp"])
 def test_a_batch_of_one_and_of_none(backbone):
     model = make("finetune", f"model.backbone={backbone}")
     np.testing.assert_allclose(model.click_logits({"ids": IDS[:1]}), model.click_logits({"ids": IDS})[:1], rtol=1e-4, atol=1e-6)
@@ -102,7 +102,7 @@ def test_both_stages_own_the_same_variables():
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
-@pytest.mark.parametrize("backbone", ["dcn", "hstu"])
+@pytest.mark.parametrize("backbone", ["dcn", "hstu", "transformer", "mlp"])
 def test_every_stage_variable_has_a_gradient_and_the_table_a_sparse_one(stage, backbone):
     model = make(stage, f"model.backbone={backbone}")
     with tf.GradientTape() as tape:
