@@ -387,11 +387,11 @@ def test_another_schema_is_refused_with_its_differences(trained, data, tmp_path,
 
 def test_a_loss_that_is_not_finite_is_traced_to_its_field(data, tmp_path, monkeypatch, capsys):
     def poisoned(original):
-        def build(model, *arguments):
+        def build(model, *arguments, **settings):
             item = model.schema.fields[1]
             model.embedding.table.scatter_update(tf.IndexedSlices(
                 np.full((item.rows, 4), np.nan, np.float32), np.arange(item.offset, item.offset + item.rows)))
-            return original(model, *arguments)
+            return original(model, *arguments, **settings)
         return build
 
     monkeypatch.setattr(loop, "build_optimizer", poisoned(loop.build_optimizer))

@@ -276,6 +276,9 @@ def test_one_pretraining_and_its_finetunings(folder, tmp_path, capsys):
     assert "parameters of" in printed and "transferred all" not in printed
     trained = load_trained(model)
     assert trained.click_logits({"ids": IDS}).shape == (3,)
+    assert task.main(["--stage=evaluate", "--data_dir", str(folder), "--model_dir", str(model)]) == 0
+    used = DataFolder.open(folder).with_label_share(0.5).labelled("train")
+    assert f"| train | 640 | {used} |" in (model / "report" / "REPORT.md").read_text()
     message = error_of(capsys, "finetune", folder, model, *settings, "diffusion.schedule=cosine")
     assert "diffusion.schedule: linear -> cosine" in message  # which the auxiliary loss depends on
     assert "nothing to do" in (call("finetune", folder, model, *settings), capsys.readouterr().out)[1]

@@ -68,7 +68,8 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
     for name, figure in images.items():
         plots.save(figure, report_dir / name)
     write_atomically(report_dir / "metrics.json", json.dumps(metrics, indent=2))
-    write_atomically(report_dir / "REPORT.md", _report(metrics, data, histories, seconds, state.origin, list(images)))
+    used = data.with_label_share(model.run_config.input.label_share)
+    write_atomically(report_dir / "REPORT.md", _report(metrics, used, histories, seconds, state.origin, list(images)))
     _print_metrics(metrics, report_dir)
     return metrics
 
