@@ -95,7 +95,7 @@ def saved_model(model_dir, data: DataFolder, stage="finetune", assignments=()) -
     first = 0
     for variable in model.named_variables().values():
         size = int(tf.size(variable))
-        variable.assign(np.arange(first, first + size, dtype=np.float32).reshape(variable.shape))
+        variable.assign(np.arange(first, first + size).reshape(variable.shape).astype(variable.dtype.as_numpy_dtype))
         first += size
     checkpoints = StageCheckpoints(model_dir, stage)
     keep_vocabularies(data, model_dir)
@@ -150,6 +150,24 @@ def test_rows_are_bit_equal_at_their_new_places(earlier, grown, start, monkeypat
     np.testing.assert_array_equal(rows_of(new, "item"), [item[0], item[1], new_item, item[4], item[2], new_item])
     np.testing.assert_array_equal(rows_of(new, "price"), rows_of(old, "price"))
     np.testing.assert_array_equal(rows_of(new, "user"), [user[0], user[1], user[3], user[2], new_user])
+
+
+@pytest.mark.parametrize("mask_embedding", ["shared", "zero"])
+def test_new_rows_start_from_what_masks_their_token(tmp_path, before, grown, mask_embedding):
+    settings = [f"model.mask_embedding={mask_embedding}"]
+    old = saved_model(tmp_path / "old", before, assignments=settings)
+    new = carried_model(tmp_path / "old", grown, assignments=settings)
+    for row in (rows_of(new, "item")[2], rows_of(new, "user")[4]):
+        np.testing.assert_array_equal(row, old.embedding.mask_embeddings[0])
+
+
+def test_rare_values_are_counted_in_the_new_data(tmp_path, before, grown):
+    settings = ["model.unknown=mask", "model.rare_count=12"]
+    saved_model(tmp_path / "old", before, assignments=settings)  # in which every row but the first is rare
+    new = carried_model(tmp_path / "old", grown, assignments=settings)
+    rare = grown.frequencies < 12
+    assert 3 < rare.sum() < len(rare) - 3
+    np.testing.assert_array_equal(new.embedding.rare_rows, rare)
 
 
 def test_every_other_variable_is_taken_over(earlier, grown):
