@@ -122,7 +122,7 @@ def _train(planned: Sequence[Planned], splits: tuple[str, ...], sliced_by: tuple
     def finished(job: Job, progress: str) -> None:
         row = job.planned.run.row()
         shown = ", ".join(f"{split} AUC {row[split]['auc']:.5f} logloss {row[split]['logloss']:.4f}" for split in splits)
-        print(f"finished: {job.planned.title}: {shown}, {row['passes']:.0f} passes in {row['seconds']:.0f} s; {progress}", flush=True)
+        print(f"finished: {job.planned.title}: {shown}, {row['passes']:.1f} passes in {row['seconds']:.0f} s; {progress}", flush=True)
 
     failed = Schedule(list(jobs.values()), task.main, PRELOAD, at_once, known_seconds).run(finished)
     return [f"{job.planned.title} ({job.log})" for job in failed]
