@@ -227,8 +227,9 @@ def slice_table(results: Results, field: str, arms: Sequence[str]) -> Table:
 def calibration_table(results: Results) -> Table:
     """Logloss and ECE on the test split before calibration and after each kind."""
     table: Table = [["arm", "logloss", *(f"{kind}" for kind in CALIBRATIONS), "ECE", *(f"ECE, {kind}" for kind in CALIBRATIONS), "bias"]]
-    for arm in _table_arms(results):
-        runs = results.runs(arm)
+    for arm, runs in results.arms.items():
+        if not runs:
+            continue
         cells = []
         for metric, digits in (("logloss", 5), ("ece", 4)):
             measures = [results.metric(metric), *(at(results.split, "calibrated", kind, metric) for kind in CALIBRATIONS)]
@@ -239,12 +240,6 @@ def calibration_table(results: Results) -> Table:
 
 def _mean_text(value: Spread | None, digits: int) -> str:
     return f"{value.mean:.{digits}f}" if value else ""
-
-
-def _table_arms(results: Results) -> list[str]:
-    """Arms of the tables that have a finished run, once each."""
-    arms = dict.fromkeys(arm for section in results.suite.tables for arm in section.arms)
-    return [arm for arm in arms if results.runs(arm)]
 
 
 def _arms_text(suite: Suite) -> str:
