@@ -21,7 +21,7 @@ RARE = 0.01  # conditions of smaller probability are met too seldom to be judged
 
 
 def joint_distribution():
-    """p(f_1, f_2, f_3, y), in which every pair of tokens depends on each other and the label on all fields together."""
+    """p(f_1, f_2, f_3, y): neighbouring fields depend on each other, and the label on every field."""
     first, second, third, label = np.meshgrid(*map(np.arange, VALUES), indexing="ij")
     energy = 1.0 * (first == second) + 0.9 * (second == third) - 0.2 * third
     energy += label * (1.0 * (first == 2) - 0.8 * (third == 1) + 0.7 * (second < 2) - 0.6)

@@ -117,8 +117,8 @@ class SharedEmbedding(FeatureEmbedding):
     The same rows of the table are the targets that the scoring functions are scored against.
 
     A value may count as unknown: one that the vocabulary lacks, or with too few training occurrences for its row to have learnt
-    anything. Its token is then masked (M_k = 1) whoever asks, and lists are read without it. Which values are rare is a variable, so that a model that is
-    restored without its data folder knows it.
+    anything. Its token is then masked (M_k = 1) whoever asks, and lists are read without it. Which values are rare is a
+    variable, so that a model that is restored without its data folder knows it.
 
     Args:
       schema, dim, interest: as of `FeatureEmbedding`.
