@@ -174,9 +174,14 @@ class EarlierModel:
                 f"{self._model_dir}` once more with its own --data_dir and configuration, which adds them")
         return folder
 
+    def schema(self) -> Schema:
+        """The schema of `vocabularies`, as the model reads it."""
+        return load_schema(self.vocabularies() / SCHEMA_FILE).without(self._checkpoints.config(self.best).model.ignored_fields)
+
     def require_network(self, config: Config) -> None:
+        """Refuses another network; which fields are ignored is seen from the fields that are read (`match_fields`)."""
         stored = self._checkpoints.config(self.best)
-        changed = [line for line in differences(stored, config, self._stage) if line.startswith("model.")]
+        changed = [line for line in differences(stored, config, self._stage) if line.startswith("model.") and "ignored_fields" not in line]
         if changed:
             raise UserError(f"--init_from {self._model_dir} has another network ({'; '.join(changed)}): give its configuration "
                             f"with --config {self.best / CONFIG_FILE}")
@@ -227,8 +232,7 @@ def carry_over(model: ClickModel, earlier: EarlierModel, config: Config, data: D
     """
     earlier.require_network(config)
     folder = earlier.vocabularies()
-    schema = load_schema(folder / SCHEMA_FILE)
-    schema = schema.without({field.name for field in schema.fields} & set(config.model.ignored_fields))
+    schema = earlier.schema()
     places = match_fields(schema, data.schema, config.model.backbone)
     moves = _moves(schema, data.schema, folder, data.path)
     variables = model.named_variables()
