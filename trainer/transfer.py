@@ -5,6 +5,7 @@ from typing import Literal
 
 from trainer.checkpoints import restore_model
 from trainer.click_model import ClickModel
+from trainer.distribute import shards
 from trainer.map_pretraining import HEADS
 from trainer.progress import print_table
 
@@ -49,8 +50,9 @@ def _report(model: ClickModel, pretrained: Path, parameters: int, loaded: set[st
     rows = []
     for part in model.parts:
         variables = {name: variable for name, variable in model.named_variables().items() if _part_of(name) == part.name}
+        counts = {name: len(shards(variable)) for name, variable in variables.items()}
         chosen = variables.keys() & loaded
         size = sum(variables[name].shape.num_elements() for name in chosen)
-        rows.append((part.name, f"{len(chosen)} of {len(variables)}", f"{size:,}"))
+        rows.append((part.name, f"{sum(counts[name] for name in chosen)} of {sum(counts.values())}", f"{size:,}"))
     everything = "all " if len(loaded) == len(model.named_variables()) else ""
     print_table(f"transferred {everything}{parameters:,} parameters of {pretrained}", rows, ("part", "variables", "parameters"))
