@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trainer.model import DGenCTR
 
 LABEL = "label"
+Corruption = Callable[[tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]
 LIST_DRAWS = 2  # what a step's seed is folded with to draw values of lists
 
 
@@ -74,7 +75,7 @@ class DiffusionObjective:
         parts = {name: tf.math.divide_no_nan(*of_token) for name, *of_token in zip(self._names, sums, counts, strict=True)}
         return {"loss": total / tf.cast(tf.shape(scored)[0], tf.float32), **parts}
 
-    def _values(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Callable]:
+    def _values(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Corruption]:
         """What can be predicted of the features: of a list one of its values.
 
         Returns:
