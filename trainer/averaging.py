@@ -16,12 +16,13 @@ class WeightAverage:
         A^t = sum_{j=1..t} d^(t-j) W^j (1 - d) / (1 - d^t)
 
     Tables are averaged by their optimizers, row by row as they are looked up (`trainer.optimizers.LazyAdam`), so that a step
-    costs no more on a larger table. Everything else that the stage trains is averaged as a whole,
+    costs no more on a larger table. Everything else that the stage changes, batch normalisation's moving moments included, is averaged as
+    a whole,
 
         A^t = A^(t-1) + (1 - d) / (1 - d^t) (W^t - A^(t-1)).
 
-    The moving moments of batch normalisation are not: the averaged weights have the last ones. Moments averaged along belong to
-    activations of long ago, whose scale grows with the embeddings, and spoil the calibration (docs/decisions.md).
+    While embeddings grow from their random start, averaged moments lag behind the activations and spoil the calibration; after these
+    epochs they fit the averaged weights better than the last ones, which belong to other weights (docs/decisions.md).
 
     Args:
       model: with the optimizer of its stage, built with the same factor.
@@ -34,8 +35,9 @@ class WeightAverage:
     def __init__(self, model: ClickModel, factor: float):
         self._optimizer = model.optimizer
         self._log_factor = math.log(factor)
-        averaged = {id(variable) for variable in model.stage_variables} - {id(table) for table in model.tables.values()}
-        self._variables = {name: variable for name, variable in model.named_variables().items() if id(variable) in averaged}
+        trained = {id(variable) for variable in model.stage_variables} - {id(table) for table in model.tables.values()}
+        self._variables = {name: variable for name, variable in model.named_variables().items()
+                           if id(variable) in trained or _is_moving_moment(variable)}
         self.averages = {name: tf.Variable(tf.zeros_like(variable), trainable=False)
                          for name, variable in self._variables.items()}
         self._raw: list[tuple[tf.Variable, tf.Tensor]] = []
@@ -77,3 +79,7 @@ class WeightAverage:
         for variable, value in self._raw:
             variable.assign(value)
         self._raw = []
+
+
+def _is_moving_moment(variable: tf.Variable) -> bool:
+    return not variable.trainable and variable.dtype.is_floating

@@ -257,8 +257,9 @@ class StageConfig(_Section):
         not below 32 rows.
       table_decay: L2 coefficient of the rows that a step looks up (see `trainer.optimizers.LazyAdam`).
       learning_rate_schedule: "cosine" falls to a hundredth over `epochs`; "plateau" multiplies the rate by
-        `learning_rate_factor` after every epoch that does not improve the monitor. A finished cosine run that is
-        continued with more `epochs` continues on the longer cosine, so its rate rises once.
+        `learning_rate_factor` after every epoch that does not improve the monitor; "constant" leaves it alone, which goes with
+        `averaging`. A finished cosine run that is continued with more `epochs` continues on the longer cosine, so its rate
+        rises once.
       patience: training stops after so many epochs in a row that do not improve the monitor.
       new_rows: with --init_from, where a table row starts whose value the earlier model did not know: at the mask embedding
         of its field, or at the field's row of unknown values.
@@ -273,7 +274,7 @@ class StageConfig(_Section):
     learning_rate: float = Setting(1e-3, gt=0)
     table_decay: float = Setting(0.0, ge=0)
     gradient_norm: float = Setting(10.0, gt=0, description="Gradients are scaled down to this global norm.")
-    learning_rate_schedule: Literal["cosine", "plateau"] = "cosine"
+    learning_rate_schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     learning_rate_factor: float = Setting(0.1, gt=0, le=1)
     patience: int = Setting(4, ge=1)
     new_rows: Literal["mask", "unknown"] = "mask"

@@ -94,6 +94,7 @@ class Regenerator:
         generator = self._generator
         chosen = {name: tf.gather(values, rows) for name, values in batch.items() if name != "seed"}
         mask = tf.repeat(tf.constant([self._masked]), tf.size(rows), axis=0)  # (R, F+1)
-        hidden = generator.hidden(generator.embedding(chosen, chosen["label"], mask))
+        rates = tf.fill(tf.shape(rows), sum(self._masked) / len(self._masked))
+        hidden = generator.hidden(generator.embedding(chosen, chosen["label"], mask), rates=rates)
         queries = generator.field_scoring(hidden)[self._first]  # (R, d)
         return generator.objective.distributions.draw_row(self._first, queries, batch["ids"][:, self._first], seed)
