@@ -27,6 +27,7 @@ setup(
         "pydantic>=2.7,<3",
         "pyyaml>=6",
         "scikit-learn>=1.5",
+        "threadpoolctl>=3.5",
         "matplotlib>=3.8",
         "rich>=13",
         "tensorboard>=2.20,<2.22",
