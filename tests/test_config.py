@@ -1,5 +1,7 @@
 """The configuration: defaults, file, overrides, and what it refuses."""
 
+from pathlib import Path
+
 import pytest
 
 from preprocessing.errors import UserError
@@ -14,6 +16,14 @@ def test_overrides_win_over_the_file_and_the_file_over_defaults(tmp_path):
     assert (config.seed, config.finetune.epochs, config.finetune.patience) == (5, 7, 4)
     assert config.model.dcn.hidden_units == (8, 4)
     assert config.pretrain.batch_size == 4096
+
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=[path.stem for path in CONFIGS])
+def test_every_configuration_of_the_project_is_valid(path):
+    load_config(path)
 
 
 def test_overrides_stand_behind_one_flag_or_several():
