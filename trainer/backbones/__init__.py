@@ -9,9 +9,8 @@ Dropout is drawn from `seed`, int [2], and left out where there is none; `traini
 import tensorflow as tf
 
 from trainer.backbones.dcn import DcnBackbone
-from trainer.backbones.hstu import HstuBackbone
 from trainer.backbones.mlp import MlpBackbone
-from trainer.backbones.transformer import TransformerBackbone
+from trainer.backbones.stream import HstuBackbone, TransformerBackbone
 from trainer.config import ModelConfig
 
 BACKBONES = {"dcn": DcnBackbone, "hstu": HstuBackbone, "transformer": TransformerBackbone, "mlp": MlpBackbone}

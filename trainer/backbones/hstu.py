@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from trainer.config import HstuConfig
-from trainer.layers import dropout, layer_seed
+from trainer.layers import dropout
 from trainer.products import Dense
 
 
@@ -39,18 +39,3 @@ class HstuBlock(tf.keras.layers.Layer):
         attended = self._output_norm(tf.reshape(attended, (-1, x.shape[1], x.shape[2])))
         return x + dropout(self._output(attended * gate), self._dropout_rate, seed)
 
-
-class HstuBackbone(tf.keras.layers.Layer):
-    """A linear map to the stream's width, HSTU blocks, a closing layer norm. [B, N+1, d] -> [B, N+1, width]."""
-
-    def __init__(self, config: HstuConfig, dropout_rate: float, **kwargs):
-        super().__init__(**kwargs)
-        self._widen = Dense(config.width)
-        self._blocks = [HstuBlock(config, dropout_rate) for _ in range(config.layers)]
-        self._norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
-
-    def call(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
-        x = self._widen(tokens)
-        for number, block in enumerate(self._blocks):
-            x = block(x, seed=layer_seed(seed, number))
-        return self._norm(x)

@@ -44,21 +44,3 @@ class TransformerBlock(tf.keras.layers.Layer):
         fed = self._feed_forward_output(self._inner(self._feed_forward_norm(x)))
         return x + dropout(fed, self._dropout_rate, layer_seed(seed, 1))
 
-
-class TransformerBackbone(tf.keras.layers.Layer):
-    """A linear map to the stream's width, transformer blocks, a closing layer norm. [B, N+1, d] -> [B, N+1, width].
-
-    Tokens have no positions: what field one belongs to is in its field embedding.
-    """
-
-    def __init__(self, config: TransformerConfig, dropout_rate: float, **kwargs):
-        super().__init__(**kwargs)
-        self._widen = Dense(config.width)
-        self._blocks = [TransformerBlock(config, dropout_rate) for _ in range(config.layers)]
-        self._norm = tf.keras.layers.LayerNormalization(epsilon=1e-6)
-
-    def call(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
-        x = self._widen(tokens)
-        for number, block in enumerate(self._blocks):
-            x = block(x, seed=layer_seed(seed, number))
-        return self._norm(x)
