@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
-from data_folders import table_counts, tiny_schema
+from data_folders import table_counts, tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
+from trainer import task
 from trainer.config import RegenerationConfig, load_config
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
@@ -118,6 +119,14 @@ def test_settings_without_a_share():
 def test_a_generator_is_a_diffusion_model():
     with pytest.raises(UserError, match="draws from a model of `pretrain.objective: diffusion`"):
         load_config(None, ["finetune.regeneration={share: 1, fields: [item], source: generator}", "pretrain.objective=masked_features"])
+
+
+def test_a_generator_has_to_be_there(tmp_path, capsys):
+    data = write_data_folder(tmp_path / "data", rows=160)
+    assert task.main(["--stage=finetune", "--from_scratch", "--data_dir", str(data), "--model_dir", str(tmp_path / "model"), "--set",
+                      "finetune.regeneration={share: 1, fields: [item], source: generator}"]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "source: generator draws from the pre-training in" in message and "or set it to batch" in message
 
 
 def test_a_baseline_has_no_generator():

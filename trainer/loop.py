@@ -198,6 +198,9 @@ def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints)
     settings = config.finetune.regeneration
     if settings.source == "batch":
         return Regenerator(data.schema, settings)
+    if pretrained.best() is None:
+        raise UserError(f"finetune.regeneration.source: generator draws from the pre-training in {pretrained.stage_dir}, which has no "
+                        "checkpoint: run `python -m trainer.task --stage=pretrain` with the same --model_dir first, or set it to batch")
     best = require_pretraining(pretrained, config, data)
     generator = build_model(data.schema, pretrained.config(best), "pretrain", data.field_frequencies, data.click_rate)
     restore_model(generator, best)
