@@ -7,7 +7,9 @@ from data_folders import table_counts, tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
 from trainer import task
+from trainer.clicked import ClickedCombinations
 from trainer.config import RegenerationConfig, load_config
+from trainer.input import DataFolder, EvaluationSplit
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
 from trainer.regeneration import Regenerator
@@ -20,9 +22,9 @@ BATCH = {"ids": tf.constant(IDS), "label": tf.constant(LABELS)}
 SEED = tf.constant([1, 2])
 
 
-def regenerated(generator=None, seed=SEED, batch=BATCH, **settings):
+def regenerated(generator=None, seed=SEED, batch=BATCH, clicked=None, **settings):
     config = RegenerationConfig(**{"share": 1.0, "fields": ("item",), **settings})
-    return Regenerator(tiny_schema(), config, generator)(batch, seed)["ids"].numpy()
+    return Regenerator(tiny_schema(), config, generator, clicked)(batch, seed)["ids"].numpy()
 
 
 @pytest.mark.parametrize(("labels", "touched"), [("non_clicks", [0.0]), ("clicks", [1.0]), ("both", [0.0, 1.0])])
@@ -58,6 +60,37 @@ def test_a_share_of_the_rows_is_concerned():
 def test_a_batch_without_rows_of_the_label_stays():
     batch = {"ids": tf.constant(IDS[:3]), "label": tf.ones(3)}
     np.testing.assert_array_equal(regenerated(batch=batch), IDS[:3])
+
+
+def test_what_was_clicked_is_no_non_click():
+    # Users 0 and 1 with items 5 and 6, none clicked; user 0 has clicked item 6 at another hour, so it keeps item 5.
+    clicked = ClickedCombinations(tiny_schema(), ("user", "item"), np.array([[0, 6, 3], [1, 9, 0]]))
+    batch = {"ids": tf.constant([[0, 5, 0], [1, 6, 0]]), "label": tf.zeros(2)}
+    drawn = [regenerated(batch=batch, clicked=clicked, seed=tf.constant([1, n]))[:, 1] for n in range(40)]
+    assert {item for item, _ in drawn} == {5}
+    assert {item for _, item in drawn} == {5, 6}
+
+
+def test_a_click_may_become_what_another_click_is():
+    clicked = ClickedCombinations(tiny_schema(), ("user", "item"), np.array([[0, 5, 0], [0, 6, 0], [1, 5, 0], [1, 6, 0]]))
+    batch = {"ids": tf.constant([[0, 5, 0], [1, 6, 0]]), "label": tf.ones(2)}
+    drawn = [regenerated(batch=batch, clicked=clicked, labels="both", seed=tf.constant([1, n]))[0, 1] for n in range(40)]
+    assert set(drawn) == {5, 6}
+
+
+def test_clicked_combinations_are_those_of_all_the_named_fields():
+    clicked = ClickedCombinations(tiny_schema(), ("item", "hour"), np.array([[0, 5, 1], [3, 6, 2]]))
+    ids = tf.constant([[7, 5, 1], [7, 5, 2], [7, 6, 1], [7, 6, 2], [7, 21, 5]])
+    assert clicked.holds(ids).numpy().tolist() == [True, False, False, True, False]
+
+
+def test_clicked_combinations_of_a_data_folder(tmp_path):
+    data = DataFolder.open(write_data_folder(tmp_path / "data"))
+    config = load_config(None, ["finetune.regeneration={share: 1, fields: [item], unless_clicked: [user, item]}"])
+    rows = next(EvaluationSplit(data, "train", 10**6).batches(10**6))
+    ids, clicks = rows["ids"].numpy(), rows["label"].numpy() > 0.5
+    pairs = {tuple(pair) for pair in ids[clicks, :2]}
+    assert ClickedCombinations.of_training(data, config).holds(rows["ids"]).numpy().tolist() == [tuple(pair) in pairs for pair in ids[:, :2]]
 
 
 def generator(*assignments):
@@ -104,6 +137,26 @@ def test_only_training_sees_regenerated_rows_and_only_through_the_click_loss():
 def test_fields_that_the_model_does_not_read(fields):
     with pytest.raises(UserError, match=r"finetune.regeneration.fields: expected fields that the model reads \(user, item, hour\)"):
         regenerated(fields=fields)
+
+
+def test_clicked_fields_that_the_model_does_not_read():
+    with pytest.raises(UserError, match=r"unless_clicked: expected fields with one value a row that the model reads \(user, item, hour\); received usr"):
+        ClickedCombinations(tiny_schema(), ("usr", "item"), IDS)
+
+
+def test_more_combinations_than_numbers():
+    with pytest.raises(UserError, match="expected fewer than 9.2e\\+18: name fewer fields"):
+        ClickedCombinations(tiny_schema(), ("user",) * 40, IDS)
+
+
+def test_a_refusal_that_does_not_depend_on_the_draw():
+    with pytest.raises(UserError, match=r"expected at least one of `fields` \(item\) in it; received user"):
+        load_config(None, ["finetune.regeneration={share: 1, fields: [item], unless_clicked: [user]}"])
+
+
+def test_clicks_are_never_refused():
+    with pytest.raises(UserError, match="with `labels: clicks` there are none"):
+        load_config(None, ["finetune.regeneration={share: 1, fields: [item], labels: clicks, unless_clicked: [user, item]}"])
 
 
 def test_regeneration_needs_fields():

@@ -320,19 +320,33 @@ class RegenerationConfig(_Section):
       fields: names of the fields that are drawn together, say an item and what describes it; a generator scores the first.
       labels: rows of which label are concerned.
       source: "batch": the fields of another row with the same label; "generator": a draw of the pre-trained model.
+      unless_clicked: names of fields, say the user and the item: a draw for a non-click is refused, and the row stays as it is, where a
+        training click has the same values in all of them. Right where the log's own non-clicks never are such rows.
     """
 
     share: float = Setting(0.0, ge=0, le=1)
     fields: tuple[str, ...] = ()
     labels: Literal["non_clicks", "clicks", "both"] = "non_clicks"
     source: Literal["batch", "generator"] = "batch"
+    unless_clicked: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _names_its_fields(self) -> "RegenerationConfig":
         if not self.share:
-            self._refuse_idle("with `share: 0`", "fields", "labels", "source")
+            self._refuse_idle("with `share: 0`", "fields", "labels", "source", "unless_clicked")
         elif not self.fields:
             raise ValueError("regeneration needs `fields`: the names of those that are drawn together, for example [item]")
+        return self
+
+    @model_validator(mode="after")
+    def _refuses_draws_only(self) -> "RegenerationConfig":
+        if not self.unless_clicked:
+            return self
+        if self.labels == "clicks":
+            raise ValueError("`unless_clicked` refuses draws for non-clicks, and with `labels: clicks` there are none: leave one of them out")
+        if not set(self.unless_clicked) & set(self.fields):
+            raise ValueError(f"`unless_clicked` refuses draws, so expected at least one of `fields` ({', '.join(self.fields)}) in it; "
+                             f"received {', '.join(self.unless_clicked)}")
         return self
 
 

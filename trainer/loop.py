@@ -28,6 +28,7 @@ from trainer.checkpoints import (
     resume,
 )
 from trainer.click_model import CLICK, FIELD, OBSERVED_EVERY, ClickModel, Stage
+from trainer.clicked import ClickedCombinations
 from trainer.config import Config, FinetuneConfig, StageConfig
 from trainer.diffusion.objective import LABEL
 from trainer.disk import explain_when_full, require_space
@@ -196,8 +197,9 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
 
 def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints) -> Regenerator:
     settings = config.finetune.regeneration
+    clicked = ClickedCombinations.of_training(data, config) if settings.unless_clicked else None
     if settings.source == "batch":
-        return Regenerator(data.schema, settings)
+        return Regenerator(data.schema, settings, clicked=clicked)
     if pretrained.best() is None:
         raise UserError(f"finetune.regeneration.source: generator draws from the pre-training in {pretrained.stage_dir}, which has no "
                         "checkpoint: run `python -m trainer.task --stage=pretrain` with the same --model_dir first, or set it to batch")
@@ -205,7 +207,7 @@ def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints)
     generator = build_model(data.schema, pretrained.config(best), "pretrain", data.field_frequencies, data.click_rate)
     restore_model(generator, best)
     print(f"finetune: regenerating {', '.join(settings.fields)} by {best}")
-    return Regenerator(data.schema, settings, generator)
+    return Regenerator(data.schema, settings, generator, clicked)
 
 
 def _say_what_is_not_used(stage: Stage, data: DataFolder) -> None:

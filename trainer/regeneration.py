@@ -9,6 +9,7 @@ from preprocessing.schema import Schema
 from trainer.config import RegenerationConfig
 
 if TYPE_CHECKING:
+    from trainer.clicked import ClickedCombinations
     from trainer.model import DGenCTR
 
 _LABEL = {"clicks": 1.0, "non_clicks": 0.0}
@@ -28,12 +29,16 @@ class Regenerator:
     the batch, weighted by 1 / q(v) for how these were drawn (`FieldDistributions.candidates`). The first is right where, given
     the label, the fields do not depend on the rest, as in a log whose non-clicks were drawn at random.
 
+    A drawn non-click may be a click that the log knows. With `clicked`, such a draw is refused and the row stays as it is, as a log
+    whose non-clicks were drawn among the items that the user never clicked has none.
+
     The cost does not grow with the vocabulary: a gather, and with a generator a forward pass of the rows concerned.
 
     Args:
       schema: of the model.
       config: share of rows, labels, fields, source.
       generator: a model of stage "pretrain" that nobody trains, for source "generator".
+      clicked: what no non-click may become.
 
     Raises:
       UserError: a field that the model does not read.
@@ -41,7 +46,8 @@ class Regenerator:
     Source: this project; what it is worth is measured in docs/results.
     """
 
-    def __init__(self, schema: Schema, config: RegenerationConfig, generator: "DGenCTR | None" = None):
+    def __init__(self, schema: Schema, config: RegenerationConfig, generator: "DGenCTR | None" = None,
+                 clicked: "ClickedCombinations | None" = None):
         tokens = [field.name for field in schema.token_fields]
         unknown = [name for name in config.fields if name not in tokens]
         ids = [field.name for field in schema.id_fields]
@@ -50,6 +56,7 @@ class Regenerator:
                             f"with one value a row; received {', '.join(config.fields)}")
         self._config = config
         self._generator = generator
+        self._clicked = clicked
         self._first = ids.index(config.fields[0])
         self._masked = [name in config.fields for name in tokens] + [False]
         self._moves_id = [name in config.fields for name in ids]
@@ -66,6 +73,9 @@ class Regenerator:
         rows = self._chosen_rows(batch["label"], row_seed)  # (R,)
         origins = (self._drawn_by_label if self._generator is None else self._drawn_by_generator)(batch, rows, value_seed)  # (R,)
         ids = tf.where(self._moves_id, tf.gather(batch["ids"], origins), tf.gather(batch["ids"], rows))
+        if self._clicked:
+            kept = ~(self._clicked.holds(ids) & (tf.gather(batch["label"], rows) < 0.5))
+            rows, origins, ids = (tf.boolean_mask(values, kept) for values in (rows, origins, ids))
         moved = {name: tf.gather(batch[name], origins) for name in self._lists} | {"ids": ids}
         places = rows[:, tf.newaxis]
         return batch | {name: tf.tensor_scatter_nd_update(batch[name], places, values) for name, values in moved.items()}
