@@ -17,8 +17,11 @@ import trainer.checkpoints
 from preprocessing.errors import UserError
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, train_checksum
 from serving import export as exporting
-from serving.export import RAW_SAMPLES, RECORD_SAMPLES, publish
+from serving import parity, served_model
+from serving.export import publish
+from serving.parity import RAW_SAMPLES, RECORD_SAMPLES
 from serving.signatures import DEFAULT_SIGNATURE, NAMED_SIGNATURE
+from serving.versions import find_versions
 from serving.warmup import MAX_RECORDS, WARMUP_FILE, read_warmup
 
 
@@ -56,14 +59,14 @@ def answers_without_a_process(monkeypatch):
                 for name, values in (("logit", logits + logit), ("probability", stand_in.sigmoid(logits) + probability))
             }
 
-        monkeypatch.setattr(exporting, "_exported_answers", answers)
+        monkeypatch.setattr(parity, "_exported_answers", answers)
 
     return set_difference
 
 
 def test_the_next_version_follows_the_highest_and_leftovers_go(version_dir):
     assert version_dir.name == "8"
-    assert sorted(path.name for path in version_dir.parent.iterdir()) == ["0007", "8", "8x"]
+    assert sorted(path.name for path in version_dir.parent.iterdir()) == [".lock", "0007", "8", "8x", "versions.json"]
     assert {"saved_model.pb", "variables", "assets", "assets.extra"} <= {path.name for path in version_dir.iterdir()}
 
 
@@ -150,14 +153,14 @@ def test_nothing_is_published_when_answers_differ(data_dir, tmp_path, answers_wi
     answers_without_a_process(**difference)
     with pytest.raises(UserError, match="answers differently from the trainer"):
         publish(stand_in.TableModel(), data_dir, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 def test_a_saved_model_that_does_not_load_is_not_published(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(exporting, "save_served_model", lambda model, data_dir, folder: None)
+    monkeypatch.setattr(served_model, "save_served_model", lambda model, data_dir, folder: None)
     with pytest.raises(UserError, match="does not answer in a new process.*SavedModel file does not exist"):
         publish(stand_in.TableModel(), data_dir, tmp_path)
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
 
 @pytest.fixture
@@ -171,8 +174,9 @@ def model_dir(data_dir, tmp_path, monkeypatch):
     return folder
 
 
-def test_a_model_folder_is_exported(model_dir, data_dir, tmp_path, answers_without_a_process, capsys):
+def test_a_model_folder_is_exported(model_dir, data_dir, tmp_path, answers_without_a_process, monkeypatch, capsys):
     answers_without_a_process(probability=0.0, logit=0.0)
+    monkeypatch.setattr(exporting, "read_facts", lambda *_: None)  # the folder holds no training; see test_model_card.py
     assert exporting.export(str(model_dir), str(data_dir), str(tmp_path / "base")) == tmp_path / "base" / "1"
     assert f"export: published {tmp_path / 'base' / '1'}" in capsys.readouterr().out
 
@@ -254,12 +258,12 @@ import sys, time
 sys.path.insert(0, {tests!r})
 import serving_stand_in as stand_in
 from pathlib import Path
-from serving import export as exporting
+from serving import export, parity
 def stand_still(*_):
     print("written", flush=True)
     time.sleep(600)
-exporting._exported_answers = stand_still
-exporting.publish(stand_in.TableModel(), Path({data!r}), Path({base!r}))
+parity._exported_answers = stand_still
+export.publish(stand_in.TableModel(), Path({data!r}), Path({base!r}))
 """
 
 
@@ -268,8 +272,8 @@ def test_a_killed_export_leaves_nothing_to_load_and_its_rest_is_removed(data_dir
     process = subprocess.Popen([sys.executable, "-c", program], cwd=stand_in.REPOSITORY, stdout=subprocess.PIPE, text=True)
     try:
         assert "written\n" in iter(process.stdout.readline, "")
-        [staging] = tmp_path.iterdir()
-        assert staging.name.startswith(".export-") and (staging / "saved_model.pb").is_file()
+        [staging] = tmp_path.glob(".export-*")
+        assert (staging / "version" / "saved_model.pb").is_file() and not find_versions(tmp_path)
 
         answers_without_a_process(probability=0.0, logit=0.0)
         assert publish(stand_in.TableModel(), data_dir, tmp_path).name == "1"
@@ -278,4 +282,4 @@ def test_a_killed_export_leaves_nothing_to_load_and_its_rest_is_removed(data_dir
         process.send_signal(signal.SIGKILL)
         process.communicate()
     assert publish(stand_in.TableModel(), data_dir, tmp_path).name == "2"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1", "2"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "1", "2", "versions.json"]

@@ -31,8 +31,8 @@ from tensorflow_serving.config import model_server_config_pb2
 from preprocessing.errors import EXIT_USER_ERROR, UserError
 from serving import client as client_module
 from serving import server as server_module
-from serving.export import RAW_SAMPLES
 from serving.models import ServedVersions
+from serving.parity import RAW_SAMPLES
 from serving.predict_client import PredictClient, PredictError
 from serving.servable import Servable, StatusError
 from serving.served_model import save_served_model

@@ -35,7 +35,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
       sliced_by: fields by whose values' training occurrences the metrics are shown too (see `trainer.slices`).
 
     Returns:
-      What metrics.json holds: the split's name, the column that weights its rows (None: all count the same), the
+      What metrics.json holds: the split's name, what identifies the weights, the column that weights its rows (None: all count the same), the
       metrics of `trainer.metrics.click_metrics`, and under "slices" those of `trainer.slices.slices_of`.
     """
     data, model_dir = DataFolder.open(data_dir), Path(model_dir)
@@ -49,7 +49,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
         raise UserError(f"model folder {model_dir} was trained on other data than {data.path} (another {SCHEMA_FILE}, other "
                         "training rows or vocabularies): give the data folder that it was trained on")
     predictions = Predictor(model, data).predict(split, with_ids=bool(sliced_by))
-    metrics = {"split": split, "weighted_by": data.schema.weight, **click_metrics(predictions),
+    metrics = {"split": split, "model": finetuning.fingerprint(), "weighted_by": data.schema.weight, **click_metrics(predictions),
                "slices": slices_of(predictions, sliced_by, data)}
 
     report_dir = model_dir / "report"

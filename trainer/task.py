@@ -50,6 +50,8 @@ USERS = {
     "--split": ("evaluate",),
     "--slices": ("evaluate",),
     "--export_dir": ("export",),
+    "--keep": ("export",),
+    "--label": ("export",),
     "--devices": TRAINING,
 }
 
@@ -74,6 +76,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--slices", metavar="FIELD,FIELD",
                         help="evaluate: metrics by how often training has seen the row's value of these fields, such as user,item")
     parser.add_argument("--export_dir", help="model base path of the exported versions (default: MODEL_DIR/export/NAME)")
+    parser.add_argument("--keep", type=int, metavar="N",
+                        help="export: then delete all but the N highest versions; those with a label or the pin stay")
+    parser.add_argument("--label", help="export: a label that the new version gets, such as canary (`python -m serving.versions`)")
     parser.add_argument("--devices", metavar="gpus[:N]|cpus:N",
                         help="train on all or on N GPUs of this machine, each with a part of every batch; cpus:N tries the same on N "
                              "logical devices of the processor. In a cluster every process uses all its GPUs anyway")
@@ -143,7 +148,7 @@ def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began
 
         name = load_data_folder_schema(arguments.data_dir).name
         base_path = Path(arguments.export_dir or Path(arguments.model_dir) / "export" / name)
-        export(Path(arguments.model_dir), Path(arguments.data_dir), base_path)
+        export(arguments.model_dir, arguments.data_dir, base_path, arguments.keep, arguments.label)
 
 
 def _examine(arguments: argparse.Namespace) -> int:
