@@ -24,7 +24,8 @@ MISSING_ROW = 0
 UNKNOWN_ROW = 1
 SPECIAL_ROWS = 2
 SPLITS = ("train", "valid", "test")
-RESERVED_NAMES = frozenset({"ids", "values", "label", "group", "timestamp", "key", "weight", "examples", "inputs"})
+RESERVED_NAMES = frozenset({"ids", "values", "label", "group", "timestamp", "key", "weight", "examples", "inputs",
+                            "candidate_count", "shared_fields"})
 UNSERVABLE_NAMES = frozenset({"self", *keyword.kwlist})  # a SavedModel signature refuses them as names of its inputs
 SCHEMA_FILE = "schema.yaml"
 MANIFEST_FILE = "manifest.json"

@@ -415,6 +415,8 @@ def load_trained(model_dir: str | Path) -> ClickModel:
     schema = load_schema(model_dir / SCHEMA_FILE)
     model = build_model(schema, checkpoints.config(best), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
     _read_model(model, best)
+    state = checkpoints.state(best)
+    model.pretrained = state.origin != RANDOM
     if model.run_config.finetune.calibration == "platt":
-        model.calibration = Calibration.of_metrics(checkpoints.state(best).history[-1]["valid"])
+        model.calibration = Calibration.of_metrics(state.history[-1]["valid"])
     return model

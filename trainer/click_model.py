@@ -43,6 +43,7 @@ class ClickModel(tfrs.Model):
       stage: which loss `loss_parts` and `train_step` use.
 
     Attributes:
+      pretrained: whether fine-tuning started from another model's parameters; only `load_trained` says so.
       average: the average of the weights that steps keep, if any.
       calibration: what turns raw logits into calibrated ones, if anything.
       regenerator: draws values of a batch anew before the click loss of a training step, if any.
@@ -53,6 +54,7 @@ class ClickModel(tfrs.Model):
         self.schema = schema
         self.run_config = config
         self.stage = stage
+        self.pretrained = False
         self.average: WeightAverage | None = None
         self.regenerator: Regenerator | None = None
         self.calibration: Calibration | None = None
@@ -98,8 +100,10 @@ class ClickModel(tfrs.Model):
 
     def click_logits(self, features: Features) -> tf.Tensor:
         """logit of p(click | features), float [B]: slope * raw logit + intercept, where the model is calibrated."""
-        logits = self.raw_click_logits(features)
-        return logits if self.calibration is None else self.calibration.slope * logits + self.calibration.intercept
+        return self.calibrated(self.raw_click_logits(features))
+
+    def calibrated(self, raw_logits: tf.Tensor) -> tf.Tensor:
+        return raw_logits if self.calibration is None else self.calibration.slope * raw_logits + self.calibration.intercept
 
     @property
     def frozen_variables(self) -> list[tf.Variable]:

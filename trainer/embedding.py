@@ -197,9 +197,9 @@ class SharedEmbedding(FeatureEmbedding):
         labels = self._masked(labels, mask[:, -1:], self.num_fields)
         return tf.concat([self._visible(features, mask[:, :-1]), labels], axis=1) + self.field_embeddings
 
-    def click_tokens(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Tokens [B, F+1, d] of clean features and a masked label: what a click is predicted from."""
-        values = self._visible(features) + self.field_embeddings[:-1]  # (B, F, d)
+    def click_tokens(self, features: Mapping[str, tf.Tensor], mask: tf.Tensor | None = None) -> tf.Tensor:
+        """Tokens [B, F+1, d] of a masked label and clean features, but for those where `mask`, bool [B, F], is set."""
+        values = self._visible(features, mask) + self.field_embeddings[:-1]  # (B, F, d)
         label = self.mask_embeddings[-1:] + self.field_embeddings[-1:]  # (1, d)
         label = tf.broadcast_to(label, (tf.shape(values)[0], 1, self.dim))
         return tf.concat([values, label], axis=1)  # (B, F+1, d)

@@ -106,6 +106,10 @@ class DGenCTR(ClickModel):
         """logit of p(click | features), float [B]; the label token is always masked."""
         return self._click_logits_of(self.embedding.click_tokens(features))
 
+    def masked_click_logits(self, features: Features, mask: tf.Tensor) -> tf.Tensor:
+        """Click logits [B] of features that are known only where `mask`, bool [B, F] in the order of `token_fields`, is not set."""
+        return self.calibrated(self._click_logits_of(self.embedding.click_tokens(features, mask)))
+
     def _click_logits_of(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         return self.label_scoring(self.hidden(tokens, training, seed), self.embedding.label_embeddings)
 
@@ -144,6 +148,13 @@ class DGenCTR(ClickModel):
     def predicts_clicks(self) -> bool:
         """Whether the stage trains the label's scoring function."""
         return self.stage == "finetune" or uses_labels(self.run_config)
+
+    @property
+    def knows_masks(self) -> bool:
+        """Whether its mask embeddings were trained, so that a prediction from masked features means something."""
+        pretrain, finetune = self.run_config.pretrain, self.run_config.finetune
+        before = self.pretrained and pretrain.objective != "replaced_features" and finetune.transfer == "all"
+        return before or finetune.feature_mask_rate > 0 or finetune.auxiliary_diffusion > 0
 
     @property
     def denoises(self) -> bool:

@@ -1,0 +1,109 @@
+"""The signature `candidates` as a graph: what the candidates of a request have in common is parsed and looked up once.
+
+    request r, candidate j, field k:   value x_k[r, 0] if request r shares field k, else x_k[r, j]
+
+A server that joins requests fills columns up to the widest one, so how wide a column is does not say whether it was sent
+once: the request says it, by name, and so does each request of a joined batch for itself.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from serving.signatures import CANDIDATE_COUNT_INPUT, MISSING_VALUE, SHARED_FIELDS_INPUT, is_list
+
+SEPARATOR = ","
+NO_LOGIT = tf.float32.min  # beyond a request's candidates: finite, since JSON has no infinity, and its sigmoid is 0
+
+
+@dataclass(frozen=True)
+class CandidateRows:
+    """Which row of the columns each candidate reads, once the values of all requests stand below one another.
+
+    Attributes:
+      cells: int64 `[M, 2]`, request and place of each of the M candidates.
+      row_of_field: by field, int32 `[M]`.
+      answer_shape: int32 `[2]`: R, and the largest number of candidates.
+    """
+
+    cells: tf.Tensor
+    row_of_field: Mapping[str, tf.Tensor]
+    answer_shape: tf.Tensor
+
+    def by_request(self, logits: tf.Tensor) -> tf.Tensor:
+        """Logits `[M]` -> `[R, K]`, `NO_LOGIT` where a request has no candidate."""
+        return tf.tensor_scatter_nd_update(tf.fill(self.answer_shape, NO_LOGIT), self.cells, logits)
+
+
+def as_rows(inputs: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor | tf.SparseTensor], CandidateRows]:
+    """The tensors of `candidates` as columns for the transform graph, and which row of each column a candidate reads.
+
+    The transform graph takes columns of one length, R times the widest: one that all requests share has R values, and missing
+    ones behind them that nobody reads.
+
+    Raises:
+      tf.errors.InvalidArgumentError: first dimensions differ, a count is negative, `shared_fields` names what is no field, or
+        a field has fewer values than a request has candidates and is not named as shared.
+    """
+    counts, shared_fields = tf.cast(inputs[CANDIDATE_COUNT_INPUT], tf.int32), inputs[SHARED_FIELDS_INPUT]
+    columns = {name: x for name, x in inputs.items() if name not in (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)}
+    names, sizes = tf.constant(list(columns)), tf.stack([tf.shape(x)[:2] for x in columns.values()])  # (F,), (F, 2)
+    with tf.control_dependencies(_dimension_checks(sizes[:, 0], tf.size(shared_fields), counts)):
+        counts, widths = tf.identity(counts), sizes[:, 1]
+    shared, naming_check = _shared(shared_fields, names, tf.size(counts))  # (R, F)
+    with tf.control_dependencies([naming_check, _width_check(shared, counts, widths, names)]):
+        rows = tf.size(counts) * tf.reduce_max(widths)
+        cells = tf.where(tf.sequence_mask(counts))  # (M, 2)
+    request, place = tf.unstack(tf.cast(cells, tf.int32), axis=1)
+    first = request[:, tf.newaxis] * widths  # (M, F)
+    read = tf.where(tf.gather(shared, request), first, first + place[:, tf.newaxis])
+    most = tf.reduce_max(tf.concat([counts, [0]], axis=0))
+    chosen = CandidateRows(cells, dict(zip(columns, tf.unstack(read, axis=1), strict=True)), tf.stack([tf.size(counts), most]))
+    return {name: _below_one_another(x, rows) for name, x in columns.items()}, chosen
+
+
+def _dimension_checks(firsts: tf.Tensor, of_shared_fields: tf.Tensor, counts: tf.Tensor) -> list[tf.Operation]:
+    alike = tf.reduce_all(firsts == tf.size(counts)) & (of_shared_fields == tf.size(counts))
+    sizes = [f"the first dimension of every input must be the number of requests; that of {CANDIDATE_COUNT_INPUT} is",
+             tf.size(counts), f"that of {SHARED_FIELDS_INPUT}", of_shared_fields, "those of the fields", firsts]  # fmt: skip
+    return [
+        _assert(alike, sizes),
+        _assert(tf.reduce_all(counts >= 0), [f"{CANDIDATE_COUNT_INPUT} must not be negative, received", counts]),
+    ]
+
+
+def _shared(shared_fields: tf.Tensor, names: tf.Tensor, requests: tf.Tensor) -> tuple[tf.Tensor, tf.Operation]:
+    """Whether each request shares each field, bool `[R, F]`, and the check that only fields were named."""
+    split = tf.strings.split(shared_fields, SEPARATOR)
+    named = tf.strings.strip(split.flat_values)  # (n,)
+    same = named[:, tf.newaxis] == names  # (n, F)
+    wrong = tf.boolean_mask(named, ~tf.reduce_any(same, axis=1) & (named != ""))
+    check = _assert(tf.size(wrong) == 0, [f"{SHARED_FIELDS_INPUT} names what is no field:", wrong, "; the fields are", names])
+    times = tf.math.unsorted_segment_sum(tf.cast(same, tf.int32), tf.cast(split.value_rowids(), tf.int32), requests)
+    return times > 0, check
+
+
+def _width_check(shared: tf.Tensor, counts: tf.Tensor, widths: tf.Tensor, names: tf.Tensor) -> tf.Operation:
+    needed = tf.where(shared, tf.minimum(counts, 1)[:, tf.newaxis], counts[:, tf.newaxis])  # (R, F)
+    short = tf.boolean_mask(names, tf.reduce_any(needed > widths, axis=0))
+    return _assert(
+        tf.size(short) == 0,
+        [f"fields with fewer values than {CANDIDATE_COUNT_INPUT} says (name in {SHARED_FIELDS_INPUT} those that are sent once):", short],
+    )
+
+
+def _assert(condition: tf.Tensor, message: list) -> tf.Operation:
+    return tf.debugging.Assert(condition, message, summarize=50)
+
+
+def _below_one_another(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor | tf.SparseTensor:
+    """`[R, k, ...]` -> `[rows, ...]` as the transform graph takes it, missing behind the R k values."""
+    shape = tf.shape(x)
+    flat = tf.reshape(x, tf.concat([[shape[0] * shape[1]], shape[2:]], axis=0))
+    flat = tf.ensure_shape(flat, [None, *x.shape[2:]])
+    if is_list(flat):
+        lists = tf.sparse.from_dense(flat)
+        return tf.SparseTensor(lists.indices, lists.values, tf.cast(tf.stack([rows, shape[2]]), tf.int64))
+    behind = [[0, rows - shape[0] * shape[1]]] + [[0, 0]] * (flat.shape.rank - 1)
+    return tf.pad(flat, behind, constant_values=MISSING_VALUE[x.dtype])
