@@ -159,8 +159,7 @@ def roll_back(base_path: Path, to: int | None = None) -> RollBack:
     replaced, source = _choose_source(base_path, read_register(base_path), to)
     folder = require_exported(base_path, source)
     with staged_version(base_path) as staging:
-        shutil.copytree(folder, staging, copy_function=_link_or_copy)
-        os.utime(staging)  # copytree gives it the source's time; this version is new
+        _copy_whole(folder, staging)
         _sync_to_disk(staging)
         with locked(base_path):
             register = read_register(base_path)
@@ -197,6 +196,16 @@ def _choose_source(base_path: Path, register: Register, to: int | None) -> tuple
         raise UserError(f"model base path {base_path} has no version before {before} to roll back to: its versions are {list(folders)}; "
                         "name one of them by --to")  # fmt: skip
     return highest, max(earlier)
+
+
+def _copy_whole(folder: Path, staging: Path) -> None:
+    try:
+        shutil.copytree(folder, staging, copy_function=_link_or_copy)
+    except shutil.Error as error:
+        [(source, _, reason), *_] = error.args[0]
+        raise UserError(f"version {folder.name} could not be copied ({source}: {reason}), so nothing was rolled back: make room, or see why "
+                        "the file cannot be read, and try again") from error  # fmt: skip
+    os.utime(staging)  # copytree gives it the source's time; this version is new
 
 
 def _link_or_copy(source: str, target: str) -> None:
