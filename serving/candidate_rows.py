@@ -6,12 +6,12 @@ A server that joins requests fills columns up to the widest one, so how wide a c
 once: the request says it, by name, and so does each request of a joined batch for itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
 
-from serving.signatures import CANDIDATE_COUNT_INPUT, MISSING_VALUE, SHARED_FIELDS_INPUT, is_list
+from serving.signatures import CANDIDATE_COUNT_INPUT, MISSING_VALUE, SHARED_FIELDS_INPUT
 
 SEPARATOR = ","
 NO_LOGIT = tf.float32.min  # beyond a request's candidates: finite, since JSON has no infinity, and its sigmoid is 0
@@ -23,13 +23,19 @@ class CandidateRows:
 
     Attributes:
       cells: int64 `[M, 2]`, request and place of each of the M candidates.
-      row_of_field: by field, int32 `[M]`.
+      rows: int32 `[M, F]`, of each field.
+      fields: the names of the F fields.
       answer_shape: int32 `[2]`: R, and the largest number of candidates.
     """
 
     cells: tf.Tensor
-    row_of_field: Mapping[str, tf.Tensor]
+    rows: tf.Tensor
+    fields: Sequence[str]
     answer_shape: tf.Tensor
+
+    def rows_of(self, names: Sequence[str]) -> tf.Tensor:
+        """The rows that candidates read of these fields, int32 `[M, n]`."""
+        return tf.gather(self.rows, [self.fields.index(name) for name in names], axis=1)
 
     def by_request(self, logits: tf.Tensor) -> tf.Tensor:
         """Logits `[M]` -> `[R, K]`, `NO_LOGIT` where a request has no candidate."""
@@ -48,19 +54,28 @@ def as_rows(inputs: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor | tf.S
     """
     counts, shared_fields = tf.cast(inputs[CANDIDATE_COUNT_INPUT], tf.int32), inputs[SHARED_FIELDS_INPUT]
     columns = {name: x for name, x in inputs.items() if name not in (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)}
-    names, sizes = tf.constant(list(columns)), tf.stack([tf.shape(x)[:2] for x in columns.values()])  # (F,), (F, 2)
+    names = tf.constant(list(columns))
+    sizes = tf.stack([tf.shape(x)[:2] if x.shape.rank > 2 else tf.shape(x) for x in columns.values()])  # (F, 2)
     with tf.control_dependencies(_dimension_checks(sizes[:, 0], tf.size(shared_fields), counts)):
         counts, widths = tf.identity(counts), sizes[:, 1]
-    shared, naming_check = _shared(shared_fields, names, tf.size(counts))  # (R, F)
+    requests = tf.size(counts)
+    shared, naming_check = _shared(shared_fields, names, requests)  # (R, F)
     with tf.control_dependencies([naming_check, _width_check(shared, counts, widths, names)]):
-        rows = tf.size(counts) * tf.reduce_max(widths)
+        rows = requests * tf.reduce_max(widths)
         cells = tf.where(tf.sequence_mask(counts))  # (M, 2)
     request, place = tf.unstack(tf.cast(cells, tf.int32), axis=1)
     first = request[:, tf.newaxis] * widths  # (M, F)
-    read = tf.where(tf.gather(shared, request), first, first + place[:, tf.newaxis])
-    most = tf.reduce_max(tf.concat([counts, [0]], axis=0))
-    chosen = CandidateRows(cells, dict(zip(columns, tf.unstack(read, axis=1), strict=True)), tf.stack([tf.size(counts), most]))
-    return {name: _below_one_another(x, rows) for name, x in columns.items()}, chosen
+    chosen = CandidateRows(
+        cells=cells,
+        rows=tf.where(tf.gather(shared, request), first, first + place[:, tf.newaxis]),
+        fields=list(columns),
+        answer_shape=tf.stack([requests, tf.reduce_max(tf.concat([counts, [0]], axis=0))]),
+    )
+    paddings = tf.pad((rows - requests * widths)[:, tf.newaxis, tf.newaxis], [[0, 0], [0, 0], [1, 0]])  # (F, 1, 2): none, missing rows
+    return {
+        name: _list_rows(x, width, rows) if _is_list(x) else _rows(x, padding)
+        for (name, x), width, padding in zip(columns.items(), tf.unstack(widths), tf.unstack(paddings), strict=True)
+    }, chosen
 
 
 def _dimension_checks(firsts: tf.Tensor, of_shared_fields: tf.Tensor, counts: tf.Tensor) -> list[tf.Operation]:
@@ -97,13 +112,21 @@ def _assert(condition: tf.Tensor, message: list) -> tf.Operation:
     return tf.debugging.Assert(condition, message, summarize=50)
 
 
-def _below_one_another(x: tf.Tensor, rows: tf.Tensor) -> tf.Tensor | tf.SparseTensor:
-    """`[R, k, ...]` -> `[rows, ...]` as the transform graph takes it, missing behind the R k values."""
-    shape = tf.shape(x)
-    flat = tf.reshape(x, tf.concat([[shape[0] * shape[1]], shape[2:]], axis=0))
-    flat = tf.ensure_shape(flat, [None, *x.shape[2:]])
-    if is_list(flat):
-        lists = tf.sparse.from_dense(flat)
-        return tf.SparseTensor(lists.indices, lists.values, tf.cast(tf.stack([rows, shape[2]]), tf.int64))
-    behind = [[0, rows - shape[0] * shape[1]]] + [[0, 0]] * (flat.shape.rank - 1)
-    return tf.pad(flat, behind, constant_values=MISSING_VALUE[x.dtype])
+def _is_list(x: tf.Tensor) -> bool:
+    return x.dtype == tf.string and x.shape.rank == 3
+
+
+def _list_rows(x: tf.Tensor, width: tf.Tensor, rows: tf.Tensor) -> tf.SparseTensor:
+    """`[R, k, L]` -> `[rows, L]`, without what fills the lists up."""
+    lists = tf.sparse.from_dense(x)
+    request, place, position = tf.unstack(lists.indices, axis=1)
+    row = request * tf.cast(width, tf.int64) + place
+    return tf.SparseTensor(tf.stack([row, position], axis=1), lists.values, tf.stack([tf.cast(rows, tf.int64), lists.dense_shape[2]]))
+
+
+def _rows(x: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
+    """`[R, k, ...]` -> `[R k + missing, ...]`, with missing values behind; `padding` is int32 `[1, 2]`."""
+    shape = x.shape[2:]
+    if shape.rank:
+        padding = tf.pad(padding, [[0, shape.rank], [0, 0]])
+    return tf.pad(tf.reshape(x, [-1, *shape]), padding, constant_values=MISSING_VALUE[x.dtype])

@@ -30,6 +30,7 @@ for both. `candidates` scores up to K candidates of each of R requests, with wha
 
 from collections.abc import Mapping
 
+import numpy as np
 import tensorflow as tf
 
 from preprocessing.schema import AnyField, ListField, NumericField, Schema, VectorField
@@ -108,7 +109,7 @@ def _feature(spec: tf.TensorSpec) -> tf.io.FixedLenFeature | tf.io.VarLenFeature
     if is_list(spec):
         return tf.io.VarLenFeature(spec.dtype)
     shape = spec.shape[1:]
-    return tf.io.FixedLenFeature(shape, spec.dtype, tf.fill(shape, MISSING_VALUE[spec.dtype]))
+    return tf.io.FixedLenFeature(shape, spec.dtype, np.full(shape, MISSING_VALUE[spec.dtype]))
 
 
 def transform_inputs(named: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor | tf.SparseTensor]:

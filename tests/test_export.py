@@ -14,15 +14,16 @@ import serving_stand_in as stand_in
 import tensorflow as tf
 
 import trainer.checkpoints
-from preprocessing.errors import UserError
+from preprocessing.errors import EXIT_USER_ERROR, UserError
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, train_checksum
 from serving import export as exporting
-from serving import parity, served_model
+from serving import parity, warmup
 from serving.export import publish
+from serving.labels import set_pin
 from serving.parity import RAW_SAMPLES, RECORD_SAMPLES
 from serving.signatures import DEFAULT_SIGNATURE, NAMED_SIGNATURE
 from serving.versions import find_versions
-from serving.warmup import MAX_RECORDS, WARMUP_FILE, read_warmup
+from serving.warmup import read_warmup
 
 
 @pytest.fixture(scope="module")
@@ -89,56 +90,16 @@ def test_both_signatures_give_the_hand_computed_logits(exported):
         np.testing.assert_allclose(outputs["probability"], stand_in.sigmoid(logits), rtol=1e-6)
 
 
-@pytest.mark.parametrize("rows", [0, 1])
-def test_a_batch_keeps_its_dimension(exported, rows):
-    examples = tf.constant([stand_in.raw_example("ann", 0.5)] * rows, tf.string)
-    outputs = exported.signatures[DEFAULT_SIGNATURE](examples=examples)
-    assert {name: output.shape.as_list() for name, output in outputs.items()} == {"logit": [rows], "probability": [rows]}
-
-
-def test_a_feature_without_a_value_is_missing(exported):
-    example = tf.train.Example()
-    example.features.feature["user"].SetInParent()  # a feature of no kind
-    logit = exported.signatures[DEFAULT_SIGNATURE](examples=tf.constant([example.SerializeToString()]))["logit"]
-    np.testing.assert_allclose(logit, [stand_in.expected_logit("", float("nan"), bias=0.25)])
-
-
-def test_the_signatures_take_no_label(exported):
-    inputs = exported.signatures[NAMED_SIGNATURE].structured_input_signature[1]
-    assert {name: spec.dtype for name, spec in inputs.items()} == {"user": tf.string, "price": tf.float32}
-
-
 def test_only_the_variables_of_a_click_prediction_are_exported(version_dir):
     shapes = tf.train.load_checkpoint(str(version_dir / "variables" / "variables")).get_variable_to_shape_map()
     assert sorted(shape for name, shape in shapes.items() if name.startswith("click_variables")) == [[], [8]]
     assert [100] not in shapes.values()
 
 
-def test_warm_up_covers_both_signatures_with_real_rows(version_dir):
+def test_warm_up_requests_are_the_sample_rows(version_dir):
     requests = [log.predict_log.request for log in read_warmup(version_dir)]
-    sizes = {name: [] for name in (DEFAULT_SIGNATURE, NAMED_SIGNATURE)}
-    for request in requests:
-        for tensor in request.inputs.values():
-            sizes[request.model_spec.signature_name].append(tensor.tensor_shape.dim[0].size)
-    assert sizes == {DEFAULT_SIGNATURE: [1, 10, 12], NAMED_SIGNATURE: [1, 1, 10, 10, 12, 12]}
-    assert tf.make_ndarray(requests[0].inputs["examples"]).tolist() == [stand_in.raw_example(*stand_in.ROWS[0])]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [(b"garbage" * 10, "is not an uncompressed TFRecord"), (None, f"more than {MAX_RECORDS} warm-up records")],
-)
-def test_a_wrong_warm_up_file_is_refused(tmp_path, content, message):
-    path = tmp_path / WARMUP_FILE
-    path.parent.mkdir()
-    if content is None:
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for _ in range(MAX_RECORDS + 1):
-                writer.write(b"")
-    else:
-        path.write_bytes(content)
-    with pytest.raises(ValueError, match=message):
-        list(read_warmup(tmp_path))
+    [first, *_] = [request for request in requests if request.model_spec.signature_name == DEFAULT_SIGNATURE]
+    assert tf.make_ndarray(first.inputs["examples"]).tolist() == [stand_in.raw_example(*stand_in.ROWS[0])]
 
 
 def test_the_largest_difference_is_printed(data_dir, tmp_path, answers_without_a_process, capsys):
@@ -157,8 +118,9 @@ def test_nothing_is_published_when_answers_differ(data_dir, tmp_path, answers_wi
 
 
 def test_a_saved_model_that_does_not_load_is_not_published(data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(served_model, "save_served_model", lambda model, data_dir, folder: None)
-    with pytest.raises(UserError, match="does not answer in a new process.*SavedModel file does not exist"):
+    write_warmup = warmup.write_warmup
+    monkeypatch.setattr(warmup, "write_warmup", lambda folder, *rest: (write_warmup(folder, *rest), shutil.rmtree(folder / "variables")))
+    with pytest.raises(UserError, match="does not answer in a new process.*variables"):
         publish(stand_in.TableModel(), data_dir, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [".lock"]
 
@@ -179,6 +141,30 @@ def test_a_model_folder_is_exported(model_dir, data_dir, tmp_path, answers_witho
     monkeypatch.setattr(exporting, "read_facts", lambda *_: None)  # the folder holds no training; see test_model_card.py
     assert exporting.export(str(model_dir), str(data_dir), str(tmp_path / "base")) == tmp_path / "base" / "1"
     assert f"export: published {tmp_path / 'base' / '1'}" in capsys.readouterr().out
+
+
+def test_the_command_publishes_labels_and_keeps(model_dir, data_dir, tmp_path, answers_without_a_process, monkeypatch, capsys):
+    answers_without_a_process(probability=0.0, logit=0.0)
+    monkeypatch.setattr(exporting, "read_facts", lambda *_: None)
+    command = ["--model_dir", str(model_dir), "--data_dir", str(data_dir), "--base_path", str(tmp_path / "base"), "--keep", "1"]
+    assert exporting.main(command) == 0
+    assert exporting.main([*command, "--label", "canary", "--json"]) == 0
+    out, err = capsys.readouterr()
+    path = str(tmp_path / "base" / "2")
+    assert json.loads(out.splitlines()[-1]) == {"version": 2, "path": path, "label": "canary", "versions": [2]}
+    assert f"export: published {path} with label canary\nexport: removed versions 1\n" in err
+
+    set_pin(tmp_path / "base", 2)
+    assert exporting.main(command) == 0
+    assert "export: version 2 is pinned, so servers stay with it until `python -m serving.versions unpin" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("arguments", "message"), [(["--keep", "0"], "cannot keep 0 versions"),
+                                                    (["--label", "a b"], "label 'a b' is not a name")])  # fmt: skip
+def test_flags_that_cannot_be_followed_are_refused_before_any_work(model_dir, data_dir, tmp_path, capsys, arguments, message):
+    command = ["--model_dir", str(model_dir), "--data_dir", str(data_dir), "--base_path", str(tmp_path / "base")]
+    assert exporting.main([*command, *arguments]) == EXIT_USER_ERROR
+    assert message in capsys.readouterr().err and not (tmp_path / "base").exists()
 
 
 def test_a_data_folder_of_another_schema_is_refused(model_dir, data_dir, tmp_path, monkeypatch):

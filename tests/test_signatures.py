@@ -119,6 +119,21 @@ def test_rows_are_answered_by_name_and_as_examples(signatures, examples, named):
         np.testing.assert_allclose(outputs["probability"], probability(LOGITS), rtol=1e-6)
 
 
+def test_a_feature_of_no_kind_is_missing(signatures):
+    example = tf.train.Example()
+    for name in FIELDS:
+        example.features.feature[name].SetInParent()
+    outputs = signatures["serving_default"](examples=tf.constant([example.SerializeToString()]))
+    assert outputs["logit"].numpy().tolist() == [0]
+
+
+def test_features_that_are_no_fields_are_not_read(signatures, examples):
+    more = tf.train.Example.FromString(examples[0].numpy())
+    more.features.feature["click"].int64_list.value.append(1)
+    outputs = signatures["serving_default"](examples=tf.constant([more.SerializeToString()]))
+    np.testing.assert_allclose(outputs["logit"], LOGITS[:1], rtol=1e-6)
+
+
 def test_classes_and_values(signatures, examples):
     classified = signatures["classify"](inputs=examples)
     assert classified["classes"].numpy().tolist() == [[b"0", b"1"]] * 3
