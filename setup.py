@@ -44,6 +44,8 @@ setup(
             "dgenctr-preprocess=preprocessing.task:main",
             "dgenctr-synthetic=preprocessing.synthetic:main",
             "dgenctr-train=trainer.task:main",
+            "dgenctr-export=serving.export:main",
+            "dgenctr-versions=serving.versions:main",
             "dgenctr-server=serving.server:main",
             "dgenctr-client=serving.client:main",
         ]

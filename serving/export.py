@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError, run
 from preprocessing.schema import SCHEMA_FILE, Schema, load_data_folder_schema, train_checksum
-from serving.labels import read_register, require_label
+from serving.labels import read_pin, read_register, require_label
 from serving.model_card import Facts, read_facts, write_model_card
 from serving.publishing import keep_highest, require_count, staged_version
 from serving.publishing import publish as publish_version
-from serving.versions import exported_versions, require_base_path
+from serving.versions import SCHEMA_ASSET, exported_versions, require_base_path
 
 if TYPE_CHECKING:
     from serving.served_model import ClickModel
@@ -81,12 +81,15 @@ def publish(model: "ClickModel", data_dir: Path, base_path: Path, facts: Facts |
         print("export: writing the model, then checking it in a new process", flush=True)
         save_served_model(model, data_dir, version)
         write_warmup(version, examples, raw_specs(model.schema))
+        (version / SCHEMA_ASSET).write_text(model.schema.to_yaml(), encoding="utf-8")
         difference = require_parity(model, records, version, data_dir)
         print(f"export: largest difference from the trainer over {len(examples)} rows {difference:.1e} (at most {TOLERANCE:.0e})")
         if facts is not None:
             write_model_card(version, facts, len(examples), difference)
         version_dir = publish_version(version, base_path, label)
     print(f"export: published {version_dir}" + (f" with label {label}" if label else ""))
+    if (pin := read_pin(base_path)) is not None:
+        print(f"export: version {pin} is pinned, so servers stay with it until `python -m serving.versions unpin {base_path}`")
     if keep is not None and (gone := keep_highest(base_path, keep)):
         print(f"export: removed versions {', '.join(map(str, gone))}")
     return version_dir

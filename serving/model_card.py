@@ -4,6 +4,7 @@ Source: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 """
 
 import json
+import platform
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -40,6 +41,7 @@ class Facts:
       manifest, statistics: of the data folder; statistics are empty where it holds none.
       config, state: of the best checkpoint of fine-tuning.
       pretraining: the epochs of the pre-training that it started from, if any.
+      weights: what identifies the weights of that checkpoint.
       environment: of the model folder: versions of packages, checksum of the training rows.
       evaluation: what was evaluated of exactly these weights, by `--stage=evaluate`, if anything was.
     """
@@ -50,6 +52,7 @@ class Facts:
     config: "Config"
     state: "TrainingState"
     pretraining: list[dict]
+    weights: str
     environment: dict
     evaluation: dict | None
 
@@ -65,7 +68,7 @@ def read_facts(model_dir: Path, data_dir: Path) -> Facts:
 
     finetuning = StageCheckpoints(model_dir, "finetune")
     best = finetuning.best()
-    state = finetuning.state(best)
+    state, weights = finetuning.state(best), finetuning.fingerprint()
     return Facts(
         schema=load_data_folder_schema(data_dir),
         manifest=_read_json(data_dir / MANIFEST_FILE),
@@ -73,16 +76,17 @@ def read_facts(model_dir: Path, data_dir: Path) -> Facts:
         config=finetuning.config(best),
         state=state,
         pretraining=StageCheckpoints(model_dir, "pretrain").history() if state.origin.startswith("pretrain") else [],
+        weights=weights,
         environment=_read_json(model_dir / ENVIRONMENT_FILE),
-        evaluation=_evaluation(model_dir, finetuning.fingerprint()),
+        evaluation=_evaluation(model_dir, weights),
     )
 
 
-def _evaluation(model_dir: Path, fingerprint: str) -> dict | None:
+def _evaluation(model_dir: Path, weights: str) -> dict | None:
     """The report of the model folder, if it is about these weights and not about those of an earlier training."""
     path = model_dir / METRICS_FILE
     metrics = _read_json(path) if path.is_file() else {}
-    return metrics if metrics.get("model") == fingerprint else None
+    return metrics if metrics.get("model") == weights else None
 
 
 def _read_json(path: Path) -> dict:
@@ -173,7 +177,7 @@ def _metrics(facts: Facts) -> str:
     counts = [["rows", *(f"{of['rows']:,}" for of in columns.values())], ["clicks", *(f"{of['positives']:,}" for of in columns.values())]]
     note = "The validation split chose the epoch, so its metrics flatter the model."
     if "test" not in columns:
-        note += " These weights have not been evaluated on the test split (`python -m trainer.task --stage=evaluate`)."
+        note += " The model folder holds no evaluation of these weights on the test split (`python -m trainer.task --stage=evaluate`)."
     return f"## Metrics\n\n{table(['measure', *columns], counts + rows)}\n\n{note}"
 
 
@@ -194,12 +198,11 @@ def _origin(facts: Facts, rows: int, difference: float) -> str:
         "## Origin", "",
         f"- Exported {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC.",
         f"- Answers {rows:,} rows as the trainer does: the largest difference is {difference:.1e}.",
+        f"- Weights: {code(facts.weights)}.",
         f"- Checksum of schema, training rows and vocabularies: {code(facts.environment['train_checksum'])}.",
         "", table(["package", "trained with", "exported with"], packages),
     ])  # fmt: skip
 
 
 def _installed(package: str) -> str:
-    import platform
-
     return platform.python_version() if package == "python" else metadata.version(package)

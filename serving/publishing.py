@@ -116,6 +116,7 @@ def _move_in(version: Path, base_path: Path, register: Register, source: int | N
     copies = register.copies if source is None else {**register.copies, number: source}
     register = register.but(highest=number, copies=copies)
     write_register(base_path, register)
+    os.utime(version)  # when it was published, which `list` shows
     version.rename(base_path / str(number))
     flush(base_path)
     return number, register
@@ -205,7 +206,6 @@ def _copy_whole(folder: Path, staging: Path) -> None:
         [(source, _, reason), *_] = error.args[0]
         raise UserError(f"version {folder.name} could not be copied ({source}: {reason}), so nothing was rolled back: make room, or see why "
                         "the file cannot be read, and try again") from error  # fmt: skip
-    os.utime(staging)  # copytree gives it the source's time; this version is new
 
 
 def _link_or_copy(source: str, target: str) -> None:

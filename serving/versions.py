@@ -14,12 +14,13 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from preprocessing.errors import UserError
 
 SAVED_MODEL_FILE = "saved_model.pb"
+SCHEMA_ASSET = Path("assets.extra") / "schema.yaml"  # of the log that the model learnt with; servers do not look at it
 LOCK_FILE = ".lock"
 MAX_VERSION = 2**63 - 1  # TensorFlow Serving's versions are int64
 _VERSION_NAME = re.compile(r"[0-9]+")
@@ -76,7 +77,13 @@ def locked(base_path: Path) -> Iterator[None]:
       UserError: there is no such folder, or its file system has no locks.
     """
     require_existing(base_path)
-    with locked_file(base_path / LOCK_FILE, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX):
+    lock = base_path / LOCK_FILE, os.O_RDWR | os.O_CREAT
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked_file(*lock, fcntl.LOCK_EX | fcntl.LOCK_NB))
+        except BlockingIOError:
+            print(f"waiting: another process is changing {base_path}", file=sys.stderr, flush=True)
+            stack.enter_context(locked_file(*lock, fcntl.LOCK_EX))
         yield
 
 

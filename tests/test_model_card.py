@@ -54,7 +54,7 @@ def facts(**changes) -> Facts:
     content = {
         "schema": schema(), "manifest": MANIFEST, "statistics": STATISTICS, "config": load_config(), "state": STATE, "pretraining": [],
         "environment": {"python": "3.0", "packages": {"numpy": "1.0"}, "train_checksum": "abc", "data_folder": "/home/somebody/data"},
-        "evaluation": None,
+        "weights": "finetune 0123", "evaluation": None,
     }  # fmt: skip
     return Facts(**{**content, **changes})
 
@@ -122,7 +122,7 @@ def test_metrics_of_the_validation_split_alone_are_said_to_be_just_that():
     assert line(text, "| measure") == "| measure | valid |"
     assert line(text, "| AUC") == "| AUC: how often a random click is ranked above a random non-click | 0.7500 |"
     assert line(text, "| GAUC").endswith("|  |")
-    assert "These weights have not been evaluated on the test split (`python -m trainer.task --stage=evaluate`)." in text
+    assert "The model folder holds no evaluation of these weights on the test split (`python -m trainer.task --stage=evaluate`)." in text
 
 
 def test_metrics_of_the_test_split_stand_beside():
@@ -130,7 +130,7 @@ def test_metrics_of_the_test_split_stand_beside():
     assert line(text, "| measure") == "| measure | valid | test |"
     assert line(text, "| AUC").endswith("| 0.7500 | 0.7000 |")
     assert line(text, "| clicks") == "| clicks | 10 | 20 |"
-    assert "not been evaluated" not in text
+    assert "holds no evaluation" not in text
 
 
 def test_calibration_is_told_in_clicks():
@@ -169,7 +169,7 @@ def test_the_check_and_the_versions_are_noted():
     text = card()
     assert "- Answers 12 rows as the trainer does: the largest difference is 2.5e-07." in text
     assert line(text, "| numpy").startswith("| numpy | 1.0 | ")
-    assert "`abc`" in text
+    assert "- Weights: `finetune 0123`." in text and "`abc`" in text
 
 
 def test_no_path_of_the_machine_and_no_value_of_the_log_is_told():

@@ -54,8 +54,8 @@ def test_every_entry_point_is_a_main(installed):
     metadata = configparser.ConfigParser()
     metadata.read(next(installed.glob("dgenctr-*.dist-info")) / "entry_points.txt")
     scripts = dict(metadata["console_scripts"])
-    assert set(scripts) == {"dgenctr-preprocess", "dgenctr-synthetic", "dgenctr-train", "dgenctr-server",
-                            "dgenctr-client"}
+    assert set(scripts) == {"dgenctr-preprocess", "dgenctr-synthetic", "dgenctr-train", "dgenctr-export",
+                            "dgenctr-versions", "dgenctr-server", "dgenctr-client"}
     for target in scripts.values():
         module, function = target.split(":")
         source = (installed / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from serving.labels import (
     wanted_versions,
 )
 from serving.model_config import model_config
-from serving.versions import MAX_VERSION, exported_versions, find_versions, main
+from serving.versions import MAX_VERSION, exported_versions, find_versions, locked, main
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -142,6 +144,27 @@ def test_a_file_system_without_locks_is_refused(base, monkeypatch):
     monkeypatch.setattr("fcntl.flock", refuse)
     with pytest.raises(UserError, match=r"\.lock cannot be locked \(No locks available\): put the model base path on a file system"):
         set_pin(base, 1)
+
+
+def test_who_has_to_wait_is_told_so(base, capsys):
+    entered = threading.Event()
+
+    def pin():
+        entered.set()
+        set_pin(base, 1)
+
+    with locked(base):
+        waiting = threading.Thread(target=pin)
+        waiting.start()
+        assert entered.wait(30)
+        for _ in range(600):
+            if said := capsys.readouterr().err:
+                break
+            time.sleep(0.05)
+        assert said == f"waiting: another process is changing {base}\n"
+        assert read_pin(base) is None
+    waiting.join(30)
+    assert read_pin(base) == 1
 
 
 # The commands.
