@@ -79,7 +79,7 @@ def _is_alive(staging: Path) -> bool:
     try:
         with locked_file(staging / _ALIVE, os.O_RDWR, fcntl.LOCK_EX | fcntl.LOCK_NB):
             return False
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # held, or another user's
         return True
     except FileNotFoundError:  # killed before it had its lock, or about to remove its folder itself
         return False

@@ -131,6 +131,21 @@ def test_leftovers_go_and_what_is_alive_or_foreign_stays(tmp_path):
     assert (elsewhere / "saved_model.pb").is_file()
 
 
+def test_what_another_user_left_is_not_in_the_way(tmp_path, monkeypatch):
+    write(tmp_path / ".export-theirs" / "version")
+    (tmp_path / ".export-theirs" / "lock").write_text("")
+    locked_file = publishing.locked_file
+
+    def refuse_theirs(path, *rest):
+        if path.parent.name == ".export-theirs":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return locked_file(path, *rest)
+
+    monkeypatch.setattr(publishing, "locked_file", refuse_theirs)
+    assert published(tmp_path) == 1
+    assert (tmp_path / ".export-theirs").is_dir()
+
+
 PUBLISHER = """
 import sys
 sys.path.insert(0, {tests!r})
