@@ -32,10 +32,11 @@ setup(
         "rich>=13",
         "tensorboard>=2.20,<2.22",
         "grpcio>=1.60",
+        "tenacity>=8.2.3,<10",
         "google-crc32c>=1.5,<2",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6"],
+        "dev": ["pytest>=8", "ruff>=0.6", "cryptography>=42"],
         # The peer of benchmarks/training_speed.py; fuxictr does not name all that it imports, nor the limit on polars.
         "peers": ["torch>=2.6", "fuxictr>=2.3,<2.4", "polars<2", "keras_preprocessing>=1.1"],
     },

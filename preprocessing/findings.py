@@ -11,7 +11,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import replaced_file
 from preprocessing.rows import Rows
 from preprocessing.schema import SPLITS
-from preprocessing.sources import Descriptor
+from preprocessing.sources import Descriptor, Rejection
 
 REASONS_SHOWN = 5
 
@@ -50,7 +50,10 @@ class Findings:
                 times = rows.timestamp[mask]
                 known = [*self.times[split], int(times.min()), int(times.max())]
                 self.times[split] = [min(known), max(known)]
-        for rejection in rows.rejections:
+        self.add_rejections(rows.rejections)
+
+    def add_rejections(self, rejections: Sequence[Rejection]) -> None:
+        for rejection in rejections:
             self.reasons[rejection.reason] = self.reasons.get(rejection.reason, 0) + 1
             self.examples.setdefault(rejection.reason, rejection.line)
 

@@ -12,11 +12,14 @@ IN_MEMORY_RUNNER = "FnApiRunner"
 _WORKER_FLAGS = ("--direct_running_mode", "--direct_num_workers")
 
 
-def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
+def parse_beam_options(flags: Sequence[str], command: str = "preprocessing.task") -> PipelineOptions:
     """Builds Beam's options; the default is the runner of this process, with a thread for each core.
 
     Threads share the cores well, since Arrow and TensorFlow do not hold Python's lock; processes would first have to start
     and to import TensorFlow, once for each phase.
+
+    Args:
+      command: whose flags they are not, for the message.
 
     Raises:
       UserError: a flag is neither ours nor Beam's (Beam itself would ignore it).
@@ -27,8 +30,7 @@ def parse_beam_options(flags: Sequence[str]) -> PipelineOptions:
     _, unknown = parser.parse_known_args(list(flags))
     if unknown:
         raise UserError(
-            f"unknown argument {unknown[0]!r}: expected an option of preprocessing.task (see --help) or of Apache "
-            "Beam; check the spelling"
+            f"unknown argument {unknown[0]!r}: expected an option of {command} (see --help) or of Apache Beam; check the spelling"
         )
     options = PipelineOptions(list(flags))
     standard = options.view_as(StandardOptions)

@@ -17,6 +17,8 @@ from preprocessing.rows import Rows, read_rows
 from preprocessing.schema import Schema
 from preprocessing.sources import Descriptor
 
+_DATA_FOLDER_NEEDS = "a data folder takes about as much as the log"
+
 
 class FileWorker(beam.DoFn):
     """Reads the rows of one descriptor, shows progress, and leaves what it found.
@@ -32,7 +34,7 @@ class FileWorker(beam.DoFn):
         self._schema, self._work = schema, work
 
     def batches(self, descriptor: Descriptor, found: Findings) -> Iterator[Rows]:
-        progress = ProgressFile(_progress_folder(self._work), descriptor.name)
+        progress = ProgressFile(progress_folder(self._work), descriptor.name)
         for rows in read_rows(descriptor, self._schema):
             found.add(rows)
             yield rows
@@ -50,25 +52,27 @@ class FileWorker(beam.DoFn):
 
 
 def run_phase(title: str, descriptors: Sequence[Descriptor], options: PipelineOptions, work: Path, console: Console,
-              transforms: Callable[[beam.PCollection], beam.PCollection]) -> None:
-    """Runs `transforms` over the descriptors and shows progress under `title`."""
+              transforms: Callable[[beam.PCollection], beam.PCollection],
+              needs: str = _DATA_FOLDER_NEEDS) -> None:
+    """Runs `transforms` over the descriptors and shows progress under `title`; `needs` is said where the disk is full."""
     total = sum(one.size for one in descriptors)
-    progress = ProgressDisplay(title, _progress_folder(work), total, console)
-    with _explain_when_full(work), progress, beam.Pipeline(options=options) as pipeline:
+    progress = ProgressDisplay(title, progress_folder(work), total, console)
+    with _explain_when_full(work, needs), progress, beam.Pipeline(options=options) as pipeline:
         transforms(pipeline | "Files" >> beam.Create(descriptors) | "Spread" >> beam.Reshuffle())
 
 
 @contextmanager
-def _explain_when_full(work: Path) -> Iterator[None]:
+def _explain_when_full(work: Path, needs: str = _DATA_FOLDER_NEEDS) -> Iterator[None]:
     """Beam wraps what a worker raises into texts of its own."""
     try:
         yield
     except (OSError, RuntimeError) as error:
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
-        raise UserError(f"the disk of {work} is full: a data folder takes about as much as the log, and is written beside an "
-                        "old one that it replaces; nothing of it is left; free some space, or choose another --output") from error
+        raise UserError(f"the disk of {work} is full: {needs}, and is written beside an old one that it replaces; nothing of it is "
+                        "left; free some space, or choose another --output") from error
 
 
-def _progress_folder(work: Path) -> Path:
+def progress_folder(work: Path) -> Path:
+    """Where the workers of a phase write how far they are."""
     return work / "progress"

@@ -1,44 +1,37 @@
 """A client of TensorFlow Serving's gRPC protocol, for whatever columns a program has."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import grpc
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef, TensorInfo
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
+from tenacity import Retrying
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from serving.calls import (
+    POLL_SECONDS,
+    AskedModel,
+    Code,
+    PredictError,
+    Readiness,
+    as_arrays,
+    chunks,
+    empty_outputs,
+    joined,
+    outputs_of,
+    retry_policy,
+    specs_of,
 )
+from serving.candidates import candidate_chunks, of_one_request
+from serving.connection import Tls, open_channel
+from serving.signatures import CANDIDATE_COUNT_INPUT, CANDIDATES_SIGNATURE, NAMED_SIGNATURE
 
-from preprocessing.errors import UserError
-from serving.signatures import NAMED_SIGNATURE
-
-MAX_MESSAGE_BYTES = 2**31 - 1
-RETRY_SECONDS = 0.2
-CHANNEL_OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_reconnect_backoff_ms", 1000),  # the default of two minutes would outlast any wait for a starting server
-]
-Status = get_model_status_pb2.ModelVersionStatus
-
-
-class PredictError(UserError):
-    """A call that the server refused or did not answer.
-
-    Attributes:
-      code: the gRPC status code.
-    """
-
-    def __init__(self, message: str, code: grpc.StatusCode):
-        super().__init__(message)
-        self.code = code
+__all__ = ["PredictClient", "PredictError", "Tls"]
 
 
 class PredictClient:
@@ -48,28 +41,36 @@ class PredictClient:
             client.wait_until_ready()
             answers = client.predict({"user": ["u1", "u2"], "price": [1.5, float("nan")]})
             answers["probability"]  # float32 [2]
+            client.rank(shared={"user": "u1"}, candidates={"price": [1.5, 2.0, 9.9]})["probability"]  # float32 [3]
+
+    Threads may share a client. A call that the server did not take, or was too busy for, is sent again after a random wait
+    that grows, as long as its deadline allows; a call that it refused is not.
 
     Args:
       server: HOST:PORT.
       model: the model's name.
       signature: the signature to call, with one tensor a column.
-      deadline: seconds that one call may take.
+      version, label: ask one version, or the one that carries a label, instead of the server's choice.
+      deadline: seconds that one call may take, from the first attempt to the last.
       chunk_rows: rows sent in one call; no more than the server's max_batch_size where it batches.
+      concurrency: calls that one `predict` or `rank` of more than `chunk_rows` rows makes at once.
+      tls: encrypt the connection.
+
+    Raises:
+      ValueError: a limit that allows nothing, or a version and a label.
     """
 
-    def __init__(self, server: str, model: str, *, signature: str = NAMED_SIGNATURE, deadline: float = 10.0,
-                 chunk_rows: int = 512):  # fmt: skip
-        if chunk_rows < 1 or deadline <= 0:
-            raise ValueError(f"chunk_rows must be at least 1 and deadline above 0, received {chunk_rows} and {deadline}")
-        self._channel = grpc.insecure_channel(server, options=CHANNEL_OPTIONS)
-        self._predict = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+    def __init__(self, server: str, model: str, *, signature: str = NAMED_SIGNATURE, version: int | None = None,
+                 label: str | None = None, deadline: float = 10.0, chunk_rows: int = 512, concurrency: int = 1,
+                 tls: Tls | None = None):  # fmt: skip
+        check_limits(deadline, chunk_rows, concurrency)
+        self._asked = AskedModel(server, model, signature, version, label, tls is not None)
+        self._deadline, self._chunk_rows = deadline, chunk_rows
+        self._channel = open_channel(server, tls)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
-        self._server = server
-        self._model = model
-        self._signature = signature
-        self._deadline = deadline
-        self._chunk_rows = chunk_rows
-        self._known_definition: SignatureDef | None = None
+        self._threads = ThreadPoolExecutor(concurrency, "predict") if concurrency > 1 else None
+        self._definitions: dict[str, SignatureDef] = {}
 
     def __enter__(self):
         return self
@@ -78,155 +79,104 @@ class PredictClient:
         self.close()
 
     def close(self) -> None:
+        if self._threads:
+            self._threads.shutdown(cancel_futures=True)
         self._channel.close()
 
     def wait_until_ready(self, seconds: float = 60.0) -> int:
-        """Waits until a version of the model is available and returns its number.
+        """Waits until the model can be asked and returns the version that answers.
 
         Raises:
-          PredictError: it is not within `seconds`, or the server answers and does not have the model.
+          PredictError: it cannot within `seconds`, or the server answers and does not have the model, version or label.
         """
-        give_up = time.monotonic() + seconds
+        readiness = Readiness(self._asked, seconds)
         while True:
             try:
-                statuses = self._model_statuses()
-            except PredictError as error:
-                if error.code != grpc.StatusCode.UNAVAILABLE or time.monotonic() > give_up:
-                    raise
-                statuses = []
-            available = [status.version for status in statuses if status.state == Status.AVAILABLE]
-            if available:
-                return max(available)
-            if time.monotonic() > give_up:
-                states = [f"{status.version} {Status.State.Name(status.state)} {status.status.error_message}" for status in statuses]
-                raise PredictError(
-                    f"model {self._model} on {self._server} has no available version after {seconds:g} s (versions: "
-                    f"{'; '.join(states) or 'none'}): see the server's log",
-                    grpc.StatusCode.UNAVAILABLE,
-                )
-            time.sleep(RETRY_SECONDS)
+                response = self._status.GetModelStatus(self._asked.status_request(), timeout=self._deadline)
+                if version := readiness.available(response.model_version_status):
+                    return version if self._asked.label is None else self._metadata(self._asked).model_spec.version.value
+            except grpc.RpcError as error:
+                readiness.failed(error, self._deadline)
+            time.sleep(POLL_SECONDS)
 
     def input_specs(self) -> dict[str, tf.TensorSpec]:
         """The columns that the signature takes, by GetModelMetadata, asked once."""
-        return _specs(self._definition().inputs)
+        return specs_of(self._definition(self._asked).inputs)
 
     def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """Scores rows, `chunk_rows` a call.
 
         Args:
-          columns: one sequence a column of the signature, all of one length; strings or numbers as the column is. A
-            column of lists takes a sequence of strings a row, of any length; a column of vectors an array [rows, size].
+          columns: one sequence a column of the signature, all of one length; strings or numbers as the column is, None
+            where there is no value. A column of lists takes a sequence of strings a row, of any length; a column of
+            vectors an array [rows, size].
 
         Returns:
-          One float32 `[rows]` array an output, `probability` and `logit`.
+          One array an output, `probability` and `logit` float32 `[rows]`.
 
         Raises:
           PredictError: columns are missing, too many or of different length, or a call failed.
         """
-        arrays = {name: self._as_array(name, columns[name]) for name in self._checked(columns)}
-        lengths = {name: len(array) for name, array in arrays.items()}
-        if len(set(lengths.values())) > 1:
-            raise _invalid(f"columns must be of one length, received {lengths}")
-        rows = next(iter(lengths.values()))
-        if rows == 0:  # never sent: a server that batches does not answer an empty call
-            return {name: np.zeros(0, spec.dtype.as_numpy_dtype) for name, spec in _specs(self._definition().outputs).items()}
-        answers = [
-            self._call({name: array[start : start + self._chunk_rows] for name, array in arrays.items()})
-            for start in range(0, rows, self._chunk_rows)
-        ]
-        return {name: np.concatenate([answer[name] for answer in answers]) for name in answers[0]}
+        arrays = as_arrays(columns, self.input_specs(), self._asked)
+        calls = chunks(arrays, self._chunk_rows)
+        if not calls:  # never sent: a server that batches does not answer an empty call
+            return empty_outputs(self._definition(self._asked))
+        return self._joined(calls, lambda chunk: self._call(self._asked, chunk))
 
-    def _checked(self, columns: Mapping[str, Sequence]) -> Iterable[str]:
-        wanted = self.input_specs()
-        if set(columns) != set(wanted):
-            raise _invalid(
-                f"model {self._model} takes the columns {sorted(wanted)}: missing {sorted(set(wanted) - set(columns))}, "
-                f"not known {sorted(set(columns) - set(wanted))}"
-            )
-        return wanted
+    def rank(self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+        """Scores many candidates that share features, such as one user's, which are sent once a call.
 
-    def _as_array(self, name: str, values: Sequence) -> np.ndarray:
-        spec = self.input_specs()[name]
-        texts = spec.dtype == tf.string
+        Args:
+          shared: one value a field: a string, a number, a sequence of strings for a list, of numbers for a vector.
+          candidates: one sequence a field that differs between the candidates, as for `predict`.
+
+        Returns:
+          `probability` and `logit`, float32 `[candidates]`, in their order.
+
+        Raises:
+          PredictError: a field is missing, not known or in both; or a call failed.
+        """
+        asked = replace(self._asked, signature=CANDIDATES_SIGNATURE)
+        definition = self._definition(asked)
+        calls = list(candidate_chunks(shared, candidates, specs_of(definition.inputs), asked, self._chunk_rows))
+        if not calls:
+            return empty_outputs(definition, batch_dimensions=2)
+        return self._joined(calls, lambda chunk: of_one_request(self._call(asked, chunk), chunk[CANDIDATE_COUNT_INPUT][0]))
+
+    def _joined(self, calls: Sequence[Mapping], call: Callable[[Mapping], dict]) -> dict[str, np.ndarray]:
+        several = self._threads and len(calls) > 1
+        return joined(list(self._threads.map(call, calls)) if several else [call(one) for one in calls])
+
+    def _call(self, asked: AskedModel, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request = asked.predict_request(arrays, specs_of(self._definition(asked).inputs))
         try:
-            if not len(values):
-                return np.empty([0] * spec.shape.rank, object)
-            if texts and spec.shape.rank == 2:
-                values = _filled_up(values)
-            array = np.asarray(values, dtype=object if texts else spec.dtype.as_numpy_dtype)
-        except (TypeError, ValueError) as error:
-            raise _invalid(f"column {name}: expected {spec.dtype.name} values: {error}") from error
-        if not spec.shape.is_compatible_with(array.shape):
-            expected = "one value a row" if spec.shape.rank == 1 else f"{spec.shape[1] or 'several'} values a row"
-            raise _invalid(f"column {name}: expected {expected}, received an array of shape {array.shape}")
-        return array
+            return outputs_of(self._invoke(self._prediction.Predict, request))
+        except PredictError as error:
+            if error.code == Code.INVALID_ARGUMENT:  # a newer version may take other inputs
+                self._definitions.pop(asked.signature, None)
+            raise
 
-    def _call(self, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        request = predict_pb2.PredictRequest()
-        self._name(request, self._signature)
-        for name, array in arrays.items():
-            request.inputs[name].CopyFrom(tf.make_tensor_proto(array, dtype=self.input_specs()[name].dtype))
-        with self._explained():
-            response = self._predict.Predict(request, timeout=self._deadline)
-        return {name: tf.make_ndarray(proto) for name, proto in sorted(response.outputs.items())}
+    def _definition(self, asked: AskedModel) -> SignatureDef:
+        if asked.signature not in self._definitions:
+            self._definitions[asked.signature] = asked.definition(self._metadata(asked))
+        return self._definitions[asked.signature]
 
-    def _definition(self) -> SignatureDef:
-        if self._known_definition is None:
-            signatures = self._signature_defs()
-            if self._signature not in signatures:
-                raise PredictError(
-                    f"model {self._model} on {self._server} has no signature {self._signature!r}: it has {sorted(signatures)}",
-                    grpc.StatusCode.FAILED_PRECONDITION,
-                )
-            self._known_definition = signatures[self._signature]
-        return self._known_definition
+    def _metadata(self, asked: AskedModel):
+        return self._invoke(self._prediction.GetModelMetadata, asked.metadata_request())
 
-    def _signature_defs(self) -> Mapping[str, SignatureDef]:
-        request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
-        self._name(request)
-        with self._explained():
-            response = self._predict.GetModelMetadata(request, timeout=self._deadline)
-        signatures = get_model_metadata_pb2.SignatureDefMap()
-        response.metadata["signature_def"].Unpack(signatures)
-        return signatures.signature_def
-
-    def _model_statuses(self):
-        request = get_model_status_pb2.GetModelStatusRequest()
-        self._name(request)
-        with self._explained():
-            return self._status.GetModelStatus(request, timeout=self._deadline).model_version_status
-
-    def _name(self, request, signature: str = "") -> None:
-        request.model_spec.name = self._model
-        request.model_spec.signature_name = signature
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Turns a failed call into a PredictError that says what to do."""
+    def _invoke(self, method: Callable, request):
+        """Calls a method, again where that is safe, until it answers or the deadline is near."""
+        give_up = time.monotonic() + self._deadline
         try:
-            yield
+            for attempt in Retrying(**retry_policy(self._deadline)):
+                with attempt:
+                    return method(request, timeout=give_up - time.monotonic())
         except grpc.RpcError as error:
-            code = error.code()
-            what = {
-                grpc.StatusCode.UNAVAILABLE: "no server answers there: start one with `python -m serving.server`, or correct HOST:PORT",
-                grpc.StatusCode.NOT_FOUND: "the server does not serve that model or version: correct the model's name",
-                grpc.StatusCode.DEADLINE_EXCEEDED: f"no answer within {self._deadline:g} s: raise the deadline or send fewer rows a call",
-                grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is overloaded: send fewer calls at once, or try again later",
-            }.get(code, "the server refused the call")
-            raise PredictError(f"model {self._model} on {self._server}: {what} ({code.name}: {error.details()})", code) from error
+            raise self._asked.explained(error, self._deadline, attempt.retry_state.attempt_number) from error
 
 
-def _specs(tensors: Mapping[str, TensorInfo]) -> dict[str, tf.TensorSpec]:
-    return {name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.DType(info.dtype)) for name, info in sorted(tensors.items())}
-
-
-def _filled_up(lists: Sequence[Sequence[str]]) -> list[list[str]]:
-    """Lists of texts, made equally long by empty ones, which mean nothing to the model."""
-    if any(isinstance(one, str | bytes) for one in lists):
-        raise TypeError("a sequence of texts a row, received a text")
-    longest = max(map(len, lists))
-    return [[*one, *[""] * (longest - len(one))] for one in lists]
-
-
-def _invalid(message: str) -> PredictError:
-    return PredictError(message, grpc.StatusCode.INVALID_ARGUMENT)
+def check_limits(deadline: float, chunk_rows: int, concurrency: int) -> None:
+    if chunk_rows < 1 or deadline <= 0 or concurrency < 1:
+        raise ValueError(
+            f"chunk_rows and concurrency must be at least 1 and deadline above 0, received {chunk_rows}, {concurrency} and {deadline}"
+        )

@@ -1,4 +1,4 @@
-"""Scores a CSV file with a served model, block by block, in the order of its rows."""
+"""Scores a file with a served model, block by block, in the order of its rows."""
 
 import os
 import shutil
@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,39 +14,18 @@ from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from preprocessing import values  # what a cell means must not differ
 from preprocessing.errors import UserError
-from preprocessing.rows import rejections
-from preprocessing.sources import Batch, Descriptor, Layout, Rejection, column_names, read
-from preprocessing.values import RowReasons
+from preprocessing.sources import Descriptor, Layout, Rejection, column_names
+from serving.reading import Block, Reading
 
 REJECTIONS_SHOWN = 5
 MAX_REJECTED_SHARE = 0.01
 SECONDS_BETWEEN_LINES = 10.0
-
-Reader = Callable[[pa.Array, RowReasons], np.ndarray]
-
-
-@dataclass
-class _Block:
-    """A stretch of the file: the well-formed rows, where they belong among all its rows, and the malformed ones.
-
-    Attributes:
-      columns: by name, as `PredictClient.predict` takes them; each `[good rows, ...]`.
-      places: int64 `[good rows]`, places among the `rows` of the block.
-      rows: number of rows, malformed ones included.
-      bytes_read: how far into the (compressed) file the reader was after this block.
-    """
-
-    columns: dict[str, np.ndarray]
-    places: np.ndarray
-    rows: int
-    rejections: list[Rejection]
-    bytes_read: int
 
 
 @dataclass
@@ -72,13 +51,12 @@ def check_paths(source: Path, output: Path | None) -> None:
       UserError: the source is no file, or the folder of the output does not exist.
     """
     if not source.is_file():
-        raise UserError(f"input {source} does not exist: give a CSV file with a header")
+        raise UserError(f"input {source} does not exist: give a CSV file with a header, or a Parquet or TFRecord file")
     if output is not None and not output.parent.is_dir():
         raise UserError(f"output {output}: folder {output.parent} does not exist: create it first")
 
 
-def score_csv(client, source: Path, output: Path | None, separator: str = ",", missing: Sequence[str] = (),
-              max_rejected_share: float = MAX_REJECTED_SHARE, list_separators: Mapping[str, str] | None = None) -> int:  # fmt: skip
+def score_csv(client, source: Path, output: Path | None, reading: Reading, max_rejected_share: float = MAX_REJECTED_SHARE) -> int:
     """Writes one line of answers a row of `source` and returns the number of rows.
 
     A malformed row (wrong number of columns, text in a numeric column, not UTF-8, as in preprocessing) keeps its line
@@ -86,27 +64,23 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
 
     Args:
       client: a `serving.predict_client.PredictClient`.
-      source: CSV with a header that has every column of the client's signature; plain or gzipped.
+      source: CSV with a header, plain or gzipped, or Parquet or TFRecord, with every column of `reading`.
       output: CSV to write, complete or not at all; None writes to standard output, complete or not at all too.
-      separator: between the columns of `source`.
-      missing: texts that mean no value in numeric columns, beside the empty one.
+      reading: which columns to read, and how.
       max_rejected_share: above this share of malformed rows nothing is written.
-      list_separators: by column of lists or of vectors, what stands between the values of a cell; by default "|".
 
     Raises:
       UserError: the file is absent, empty, lacks a column, or has too many malformed rows; or a call failed.
     """
     check_paths(source, output)
-    readers = _readers(client.input_specs(), tuple(missing), list_separators or {})
-    layout = Layout(source.name, tuple(readers), format="csv", separator=separator)
     rows, rejected = 0, _Rejected()
     with _answer_file(output) as sink, _Progress(source) as progress:
-        for block in _read_blocks(source, layout, readers):
-            answers = client.predict(block.columns)
+        for block in _read_blocks(source, reading):
+            answers = client.predict(client_columns(block))
             if not rows:
                 sink.write((",".join(answers) + "\n").encode())
             _write_answers(sink, answers, block)
-            rows += block.rows
+            rows += len(block)
             rejected.add(block.rejections)
             progress.update(rows, block.bytes_read)
         if not rows:
@@ -118,60 +92,30 @@ def score_csv(client, source: Path, output: Path | None, separator: str = ",", m
     return rows
 
 
-def _readers(specs, missing: tuple[str, ...], list_separators: Mapping[str, str]) -> dict[str, Reader]:
-    """How the column of each tensor of the signature is read."""
-    odd = {name: spec.dtype.name for name, spec in specs.items() if spec.dtype.name not in ("string", "float32")}
-    if odd:
-        raise UserError(f"the signature takes {odd}, and a CSV file can give string and float32 only: choose another --signature")
-    several = [name for name, spec in specs.items() if spec.shape.rank == 2]
-    if not list_separators.keys() <= set(several):
-        raise UserError(f"--list_separator names {sorted(list_separators)}: expected columns of lists or vectors, which are {several}")
-    return {name: _reader(name, spec, missing, list_separators.get(name, "|")) for name, spec in specs.items()}
+def client_columns(block: Block) -> dict[str, np.ndarray]:
+    """The features of a block as `PredictClient.predict` takes them, each `[well-formed rows, ...]`."""
+    return {name: _client_column(column) for name, column in zip(block.features.schema.names, block.features.columns, strict=True)}
 
 
-def _reader(name: str, spec, missing: tuple[str, ...], list_separator: str) -> Reader:
-    role, several = f"column {name!r}", spec.shape.rank == 2
-    if spec.dtype.name == "string":
-        if several:
-            return lambda column, reasons: _objects(values.lists(column, list_separator, (), role, reasons))
-        return lambda column, reasons: _objects(column.cast(pa.binary()))
-    if several:
-        return lambda column, reasons: values.vectors(column, spec.shape[1], list_separator, missing, role, reasons)
-    return lambda column, reasons: values.single_precision(values.numbers(column, missing, role, reasons))
+def _client_column(column: pa.Array) -> np.ndarray:
+    if pa.types.is_fixed_size_list(column.type):
+        return column.flatten().to_numpy().reshape(len(column), column.type.list_size)
+    if pa.types.is_floating(column.type):
+        return column.to_numpy()
+    if pa.types.is_dictionary(column.type):
+        return pc.fill_null(column.cast(pa.string()), "").to_numpy(zero_copy_only=False)
+    lists = np.empty(len(column), object)
+    lists[:] = column.to_pylist()
+    return lists
 
 
-def _objects(column: pa.Array) -> np.ndarray:
-    objects = np.empty(len(column), object)
-    objects[:] = column.to_pylist()
-    return objects
-
-
-def _read_blocks(source: Path, layout: Layout, readers: Mapping[str, Reader]) -> Iterator[_Block]:
+def _read_blocks(source: Path, reading: Reading) -> Iterator[Block]:
     try:
-        _check_header(column_names(str(source), layout), source, layout.columns)
-        for batch in read(Descriptor(0, 1, str(source)), layout):
-            yield _typed(batch, readers)
+        if reading.layout.format_of(str(source)) in ("csv", "parquet"):  # rows of the others may lack columns
+            _check_header(column_names(str(source), reading.layout), source, reading.layout)
+        yield from reading.blocks(Descriptor(0, 1, str(source)))
     except OSError as error:
         raise UserError(f"input {source} cannot be read: {error}") from error
-
-
-def _typed(batch: Batch, readers: Mapping[str, Reader]) -> _Block:
-    reasons = RowReasons(len(batch.columns))
-    columns = {name: reader(batch.columns[name], reasons) for name, reader in readers.items()}
-    good = reasons.good
-    return _Block(
-        {name: column[good] for name, column in columns.items()}, _places(batch)[good],
-        len(batch.columns) + len(batch.rejections), sorted(batch.rejections + rejections(batch, reasons)), batch.bytes_read,
-    )  # fmt: skip
-
-
-def _places(batch: Batch) -> np.ndarray:
-    """The place of each row of a batch among all the rows of its block, unreadable ones included."""
-    places = np.arange(len(batch.columns))
-    if not batch.rejections:
-        return places
-    lines = [line for line, _ in batch.locate(places)]
-    return places + np.searchsorted([rejection.line for rejection in batch.rejections], lines)
 
 
 def _check_share(source: Path, rejected: _Rejected, rows: int, max_rejected_share: float) -> None:
@@ -184,14 +128,15 @@ def _check_share(source: Path, rejected: _Rejected, rows: int, max_rejected_shar
         )
 
 
-def _check_header(names: Sequence[str], source: Path, wanted: Sequence[str]) -> None:
-    absent = [name for name in wanted if name not in names]
+def _check_header(names: Sequence[str], source: Path, layout: Layout) -> None:
+    absent = [name for name in layout.columns if name not in names]
     if absent:
         raise UserError(
             f"input {source} lacks the columns {absent} that the model takes: its header has {names}; add or rename them "
-            "(a column may be empty), or choose the --separator that the file uses"
+            "(a column may be empty), say which columns they are (--schema, or --column INPUT=COLUMN), or choose the --separator that the "
+            "file uses"
         )
-    twice = [name for name in wanted if names.count(name) > 1]
+    twice = [name for name in layout.columns if names.count(name) > 1]
     if twice:
         raise UserError(f"input {source} has the columns {twice} more than once: rename all but one of each")
 
@@ -217,9 +162,10 @@ def _answer_file(output: Path | None) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-def _write_answers(sink: BinaryIO, answers: dict[str, np.ndarray], block: _Block) -> None:
-    source = np.full(block.rows, -1)  # the answer of each row, none where it is malformed
-    source[block.places] = np.arange(len(block.places))
+def _write_answers(sink: BinaryIO, answers: dict[str, np.ndarray], block: Block) -> None:
+    places = block.places()
+    source = np.full(len(block), -1)  # the answer of each row, none where it is malformed
+    source[places] = np.arange(len(places))
     indices = pa.array(source, mask=source < 0)
     table = pa.table({name: pa.array(answer).take(indices) for name, answer in answers.items()})
     pacsv.write_csv(table, sink, pacsv.WriteOptions(include_header=False))

@@ -1,0 +1,143 @@
+"""The client for programs with an event loop: the same calls as `serving.predict_client`, many at once on one connection."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tenacity import AsyncRetrying
+from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+
+from serving.calls import (
+    POLL_SECONDS,
+    AskedModel,
+    Code,
+    PredictError,
+    Readiness,
+    as_arrays,
+    chunks,
+    empty_outputs,
+    joined,
+    outputs_of,
+    retry_policy,
+    specs_of,
+)
+from serving.candidates import candidate_chunks, of_one_request
+from serving.connection import Tls, open_aio_channel
+from serving.predict_client import check_limits
+from serving.signatures import CANDIDATE_COUNT_INPUT, CANDIDATES_SIGNATURE, NAMED_SIGNATURE
+
+__all__ = ["AsyncPredictClient", "PredictError", "Tls"]
+
+
+class AsyncPredictClient:
+    """`PredictClient` for asyncio; create it inside the event loop that uses it.
+
+        async with AsyncPredictClient("127.0.0.1:8500", "clicks") as client:
+            await client.wait_until_ready()
+            answers = await asyncio.gather(*(client.predict(columns) for columns in requests))
+
+    Args:
+      concurrency: calls in progress at once, over all tasks that use the client; more wait their turn, and their deadline
+        begins with it.
+      Others, errors and answers: as `PredictClient`.
+    """
+
+    def __init__(self, server: str, model: str, *, signature: str = NAMED_SIGNATURE, version: int | None = None,
+                 label: str | None = None, deadline: float = 10.0, chunk_rows: int = 512, concurrency: int = 8,
+                 tls: Tls | None = None):  # fmt: skip
+        check_limits(deadline, chunk_rows, concurrency)
+        self._asked = AskedModel(server, model, signature, version, label, tls is not None)
+        self._deadline, self._chunk_rows = deadline, chunk_rows
+        self._channel = open_aio_channel(server, tls)
+        self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
+        self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
+        self._turns = asyncio.Semaphore(concurrency)
+        self._definitions: dict[str, SignatureDef] = {}
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *_) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def wait_until_ready(self, seconds: float = 60.0) -> int:
+        """As `PredictClient.wait_until_ready`."""
+        readiness = Readiness(self._asked, seconds)
+        while True:
+            try:
+                response = await self._status.GetModelStatus(self._asked.status_request(), timeout=self._deadline)
+                if version := readiness.available(response.model_version_status):
+                    return version if self._asked.label is None else (await self._metadata(self._asked)).model_spec.version.value
+            except grpc.RpcError as error:
+                readiness.failed(error, self._deadline)
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def input_specs(self) -> dict[str, tf.TensorSpec]:
+        """As `PredictClient.input_specs`."""
+        return specs_of((await self._definition(self._asked)).inputs)
+
+    async def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+        """As `PredictClient.predict`; the chunks of a long list are sent at once, as far as `concurrency` allows."""
+        arrays = as_arrays(columns, await self.input_specs(), self._asked)
+        calls = chunks(arrays, self._chunk_rows)
+        if not calls:
+            return empty_outputs(await self._definition(self._asked))
+        return await self._joined(calls, lambda chunk: self._call(self._asked, chunk))
+
+    async def rank(self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
+        """As `PredictClient.rank`."""
+        asked = replace(self._asked, signature=CANDIDATES_SIGNATURE)
+        definition = await self._definition(asked)
+        calls = list(candidate_chunks(shared, candidates, specs_of(definition.inputs), asked, self._chunk_rows))
+        if not calls:
+            return empty_outputs(definition, batch_dimensions=2)
+
+        async def call(chunk: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return of_one_request(await self._call(asked, chunk), chunk[CANDIDATE_COUNT_INPUT][0])
+
+        return await self._joined(calls, call)
+
+    async def _joined(self, calls: Sequence[Mapping], call: Callable[[Mapping], Awaitable[dict]]) -> dict[str, np.ndarray]:
+        tasks = [asyncio.ensure_future(call(one)) for one in calls]
+        try:
+            return joined(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()  # the others, where one has failed
+
+    async def _call(self, asked: AskedModel, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request = asked.predict_request(arrays, specs_of((await self._definition(asked)).inputs))
+        try:
+            return outputs_of(await self._invoke(self._prediction.Predict, request))
+        except PredictError as error:
+            if error.code == Code.INVALID_ARGUMENT:  # a newer version may take other inputs
+                self._definitions.pop(asked.signature, None)
+            raise
+
+    async def _definition(self, asked: AskedModel) -> SignatureDef:
+        if asked.signature not in self._definitions:
+            self._definitions[asked.signature] = asked.definition(await self._metadata(asked))
+        return self._definitions[asked.signature]
+
+    async def _metadata(self, asked: AskedModel):
+        return await self._invoke(self._prediction.GetModelMetadata, asked.metadata_request())
+
+    async def _invoke(self, method: Callable[..., Awaitable], request):
+        """As `PredictClient._invoke`; a turn is held during the waits too, since the server is then too busy for more."""
+        async with self._turns:
+            give_up = time.monotonic() + self._deadline
+            try:
+                async for attempt in AsyncRetrying(**retry_policy(self._deadline)):
+                    with attempt:
+                        return await method(request, timeout=give_up - time.monotonic())
+            except grpc.RpcError as error:
+                raise self._asked.explained(error, self._deadline, attempt.retry_state.attempt_number) from error
