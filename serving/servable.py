@@ -1,57 +1,89 @@
-"""One loaded version of a model: checks a PredictRequest and answers it, with TensorFlow Serving's status codes."""
+"""One loaded version of a model: checks a request's tensors and answers them, with TensorFlow Serving's status codes.
 
-from collections.abc import Collection, Iterable
+A SavedModel is loaded into a session of its own, as TensorFlow Serving does: closing it gives back all of its memory, and
+a call is one run of a prepared part of the graph. Everything that depends on the version alone is worked out when it loads.
+"""
+
+import weakref
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
 from serving.signatures import DEFAULT_SIGNATURE
+from serving.status import CODE_OF_NUMBER, StatusError, braces, failed_precondition, invalid, not_found
+from serving.tensors import fill_proto, to_array
 from serving.versions import SAVED_MODEL_FILE
-from serving.warmup import read_warmup
 
-STACK_TRACE_END = "<stack traces unavailable>\n"
-_CODE_OF_NUMBER = {code.value[0]: code for code in grpc.StatusCode}
-
-
-class StatusError(Exception):
-    """A request or a load that failed, with the gRPC status to report."""
-
-    def __init__(self, code: grpc.StatusCode, message: str):
-        super().__init__(message)
-        self.code = code
+INIT_OP = "__saved_model_init_op"
+TAGS = {"serve"}
+Arrays = dict[str, np.ndarray]
+Run = Callable[[Arrays], Arrays]
 
 
-def invalid(message: str) -> StatusError:
-    return StatusError(grpc.StatusCode.INVALID_ARGUMENT, message)
+class Signature:
+    """One signature of a loaded model.
+
+    Attributes:
+      inputs: name -> dtype, a number of `types_pb2`.
+      outputs: the same of the outputs.
+      run: computes all outputs from all inputs, whose names and dtypes have been checked.
+    """
+
+    def __init__(self, definition: meta_graph_pb2.SignatureDef, session: tf.compat.v1.Session):
+        self.inputs = {key: definition.inputs[key].dtype for key in sorted(definition.inputs)}
+        self.outputs = {key: definition.outputs[key].dtype for key in sorted(definition.outputs)}
+        options = config_pb2.CallableOptions(
+            feed=[definition.inputs[key].name for key in self.inputs],
+            fetch=[definition.outputs[key].name for key in self.outputs],
+        )
+        # The public `make_callable` sorts out feeds at each call, and checks shapes, which TensorFlow Serving leaves to the ops.
+        self._call = session._make_callable_from_options(options)
+        self.run: Run = self._run
+
+    def _run(self, arrays: Arrays) -> Arrays:
+        try:
+            return dict(zip(self.outputs, self._call(*(arrays[key] for key in self.inputs)), strict=True))
+        except tf.errors.OpError as error:
+            raise StatusError(CODE_OF_NUMBER[error.error_code], error.message) from error
 
 
 class Servable:
-    """A SavedModel that is ready to answer: loaded, and through with its warm-up requests.
+    """A SavedModel that is loaded, and answers once its warm-up requests have passed (`serving.model_warmup`).
 
     Args:
       name: the model's name, for the answers.
       version: its version.
       folder: the SavedModel.
+      max_bytes: the most memory that an input may take.
+      batched: wraps what a signature runs, to join concurrent calls; None: each call is run by itself.
+      session_config: threads, for example.
 
     Raises:
-      StatusError: the folder is no SavedModel that loads, or a warm-up request failed.
+      StatusError: the folder is no SavedModel that loads.
     """
 
-    def __init__(self, name: str, version: int, folder: Path):
+    def __init__(self, name: str, version: int, folder: Path, *, max_bytes: int, batched: Callable[[Run], Run] | None = None,
+                 session_config: config_pb2.ConfigProto | None = None):  # fmt: skip
         self.name = name
         self.version = version
-        self.signature_defs = _read_signature_defs(folder)
+        self._max_bytes = max_bytes
+        definitions = _read_signature_defs(folder)
+        self.metadata = get_model_metadata_pb2.SignatureDefMap(signature_def=definitions)
+        session = _load(folder, session_config)
+        weakref.finalize(self, session.close)  # when the last call that uses this version has ended
         try:
-            self._model = tf.saved_model.load(str(folder), tags=["serve"])
-        except Exception as error:  # a corrupt folder raises anything; none of it may take the live version down
+            self.signatures = {key: Signature(definition, session) for key, definition in definitions.items()}
+        except Exception as error:  # tensors that the graph lacks
             raise _load_failure(error, folder) from error
-        self._signatures = dict(self._model.signatures)
-        self._warm_up(folder)
+        if batched:
+            for signature in self.signatures.values():
+                signature.run = batched(signature.run)
 
     def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
         """Answers a request whatever model and version it names.
@@ -60,98 +92,84 @@ class Servable:
           StatusError: FAILED_PRECONDITION for an unknown signature; INVALID_ARGUMENT for inputs that are not exactly the
             signature's in name and dtype, or an unknown output; else the code of the op that failed.
         """
-        signature_name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-        definition = self.signature_defs.get(signature_name)
-        if definition is None:
-            raise StatusError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"Serving signature key \"{signature_name}\" not found. Model {self.name} has {_braces(self.signature_defs)}.",
+        name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+        signature = self.signatures.get(name)
+        if signature is None:
+            raise failed_precondition(
+                f'Serving signature key "{name}" not found. Model {self.name} has {braces(self.signatures)}.'
             )
-        _check_inputs(request, definition)
-        wanted = _wanted_outputs(request.output_filter, definition)
-        inputs = {key: _to_tensor(key, proto) for key, proto in request.inputs.items()}
-        try:
-            outputs = self._signatures[signature_name](**inputs)
-        except tf.errors.OpError as error:
-            raise StatusError(_CODE_OF_NUMBER[error.error_code], error.message.split(STACK_TRACE_END)[-1]) from error
-        except (ValueError, TypeError) as error:  # a shape that the signature's own specs refuse
-            raise invalid(str(error)) from error
-        return self._response(signature_name, {key: outputs[key].numpy() for key in wanted})
-
-    def _response(self, signature_name: str, outputs: dict[str, np.ndarray]) -> predict_pb2.PredictResponse:
+        _check_inputs(request, signature.inputs)
+        wanted = _wanted_outputs(request.output_filter, signature.outputs)
+        outputs = signature.run({key: to_array(key, request.inputs[key], self._max_bytes) for key in signature.inputs})
         response = predict_pb2.PredictResponse()
-        response.model_spec.name = self.name
-        response.model_spec.version.value = self.version
-        response.model_spec.signature_name = signature_name
-        for key, values in outputs.items():
-            response.outputs[key].CopyFrom(tf.make_tensor_proto(values))
+        self.fill_spec(response.model_spec, name)
+        for key in wanted:
+            fill_proto(response.outputs[key], outputs[key], signature.outputs[key])
         return response
 
-    def metadata(self) -> get_model_metadata_pb2.SignatureDefMap:
-        return get_model_metadata_pb2.SignatureDefMap(signature_def=self.signature_defs)
-
-    def _warm_up(self, folder: Path) -> None:
-        """Answers every warm-up request once; one that fails fails the load."""
-        try:
-            for number, log in enumerate(read_warmup(folder)):
-                if log.WhichOneof("log_type") != "predict_log":
-                    raise invalid(f"only predict_log is answered here, received {log.WhichOneof('log_type')}")
-                self.predict(log.predict_log.request)
-        except ValueError as error:
-            raise invalid(f"warm-up: {error}") from error
-        except StatusError as error:
-            raise StatusError(error.code, f"warm-up request {number}: {error}") from error
+    def fill_spec(self, spec, signature_name: str = "") -> None:
+        """Says in an answer who has answered."""
+        spec.name = self.name
+        spec.version.value = self.version
+        spec.signature_name = signature_name
 
 
 def _read_signature_defs(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     try:
         content = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL_FILE).read_bytes())
     except FileNotFoundError as error:
-        raise StatusError(grpc.StatusCode.NOT_FOUND, f"{folder} has no {SAVED_MODEL_FILE}") from error
+        raise not_found(f"{folder} has no {SAVED_MODEL_FILE}") from error
     except (DecodeError, OSError) as error:
         raise StatusError(grpc.StatusCode.DATA_LOSS, f"{folder / SAVED_MODEL_FILE} cannot be read: {error}") from error
     for graph in content.meta_graphs:
-        if "serve" in graph.meta_info_def.tags:
-            return {key: value for key, value in graph.signature_def.items() if key != "__saved_model_init_op"}
-    raise StatusError(grpc.StatusCode.NOT_FOUND, f"{folder / SAVED_MODEL_FILE} has no graph with the tag `serve`")
+        if set(graph.meta_info_def.tags) == TAGS:
+            return {key: value for key, value in graph.signature_def.items() if key != INIT_OP}
+    raise not_found(f"{folder / SAVED_MODEL_FILE} has no graph with the tag `serve`")
+
+
+def _load(folder: Path, config: config_pb2.ConfigProto | None) -> tf.compat.v1.Session:
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
+    try:
+        with session.graph.as_default():
+            tf.compat.v1.saved_model.load(session, TAGS, str(folder))
+        session.graph.finalize()
+    except Exception as error:  # a corrupt folder raises anything; none of it may take the live version down
+        session.close()
+        raise _load_failure(error, folder) from error
+    return session
 
 
 def _load_failure(error: Exception, folder: Path) -> StatusError:
-    code = _CODE_OF_NUMBER[error.error_code] if isinstance(error, tf.errors.OpError) else grpc.StatusCode.UNKNOWN
+    code = CODE_OF_NUMBER[error.error_code] if isinstance(error, tf.errors.OpError) else grpc.StatusCode.UNKNOWN
     return StatusError(code, f"{folder} does not load: {' '.join(str(error).split())}")
 
 
-def _braces(names: Iterable[str]) -> str:
-    return "{" + ",".join(sorted(names)) + "}"
-
-
-def _check_inputs(request: predict_pb2.PredictRequest, definition: meta_graph_pb2.SignatureDef) -> None:
-    sent, required = set(request.inputs), set(definition.inputs)
-    if sent != required:
+def _check_inputs(request: predict_pb2.PredictRequest, required: Mapping[str, int]) -> None:
+    sent = request.inputs.keys()
+    if sent != required.keys():
         raise invalid(
-            f"input size does not match signature: {len(sent)}!={len(required)}: expected {_braces(required)}, received "
-            f"{_braces(sent)}. Sent extra: {_braces(sent - required)}. Missing but required: {_braces(required - sent)}."
+            f"input size does not match signature: {len(sent)}!={len(required)}: expected {braces(required)}, received "
+            f"{braces(sent)}. Sent extra: {braces(sent - required.keys())}. Missing but required: "
+            f"{braces(required.keys() - sent)}."
         )
-    for key, info in definition.inputs.items():
-        if request.inputs[key].dtype != info.dtype:
-            expected, received = (tf.DType(number).name if number else "none" for number in (info.dtype, request.inputs[key].dtype))
-            raise invalid(f"input {key}: expected dtype {expected}, received {received}")
+    for key, dtype in required.items():
+        if request.inputs[key].dtype != dtype:
+            raise invalid(f"input {key}: expected dtype {_dtype_name(dtype)}, received {_dtype_name(request.inputs[key].dtype)}")
 
 
-def _wanted_outputs(output_filter: Collection[str], definition: meta_graph_pb2.SignatureDef) -> Collection[str]:
-    unknown = set(output_filter) - set(definition.outputs)
+def _dtype_name(number: int) -> str:
+    try:
+        return tf.DType(number).name
+    except TypeError:
+        return f"number {number}"
+
+
+def _wanted_outputs(output_filter: Collection[str], outputs: Mapping[str, int]) -> Collection[str]:
+    unknown = set(output_filter) - set(outputs)
     if unknown:
         raise invalid(
-            f"output tensor alias not found in signature: {_braces(unknown)}. Outputs expected to be in the set "
-            f"{_braces(definition.outputs)}."
+            f"output tensor alias not found in signature: {braces(unknown)}. Outputs expected to be in the set {braces(outputs)}."
         )
     if len(set(output_filter)) != len(output_filter):
         raise invalid(f"duplicate output tensor alias in {list(output_filter)}")
-    return output_filter or definition.outputs
-
-
-def _to_tensor(key: str, proto) -> tf.Tensor:
-    try:
-        return tf.io.parse_tensor(proto.SerializeToString(), tf.DType(proto.dtype))
-    except tf.errors.InvalidArgumentError as error:
-        raise invalid(f"tensor parsing error: {key}: {error.message}") from error
+    return output_filter or outputs

@@ -1,40 +1,37 @@
-"""The embedded model server: TensorFlow Serving's gRPC protocol for machines without its binary."""
+"""The embedded model server: TensorFlow Serving's gRPC and REST protocols for machines without its binary."""
 
 import argparse
+import gc
 import logging
 import queue
 import signal
 import sys
 from collections.abc import Sequence
-from concurrent import futures
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import grpc
 
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError, run
+from serving.server_config import BatchingParameters, ModelConfig, read_batching_parameters, read_model_config
+from serving.tls import Tls
 from serving.versions import SAVED_MODEL_FILE
-
-if TYPE_CHECKING:
-    from serving.models import ServedVersions
-
-MAX_MESSAGE_BYTES = 2**31 - 1
-DRAIN_SECONDS = 30
-THREADS = 16
 
 log = logging.getLogger(__name__)
 
 EPILOG = """\
 examples:
   python -m serving.server --model_name clicks --model_base_path exports/clicks
-  python -m serving.server --model_name clicks --model_base_path exports/clicks --port 0 --poll_seconds 5
+  python -m serving.server --model_name clicks --model_base_path exports/clicks --port 0 --rest_api_port 8501
+  python -m serving.server --model_config_file models.config --batching_parameters_file batching.config
+  curl -d '{"instances": [{"user": "u1", "price": 2.0}], "signature_name": "predict"}' 127.0.0.1:8501/v1/models/clicks:predict
 
-BASE/1, BASE/2, ... are versions; the highest one answers. Publish a version with
+BASE/1, BASE/2, ... are versions; the highest one answers, unless `python -m serving.versions` pinned another. Publish one with
   python -m trainer.task --stage=export --data_dir DATA --model_dir MODEL --export_dir BASE
-and a running server picks it up; delete the highest folder and it rolls back to the next. When the first version
-is ready, one line is printed:  serving NAME version V on HOST:PORT
-SIGTERM or Ctrl-C stops it after the calls in progress have been answered.
+and a running server picks it up, after it has answered the version's own warm-up requests; until then, and if it fails, the
+old one answers. When every model has a live version, one line for each is printed:  serving NAME version V on HOST:PORT
+SIGTERM or Ctrl-C stops the server after the calls in progress have been answered.
+
+The ports are open to this machine only; --host 0.0.0.0 opens them to all that can reach it. Whoever can reach them may ask for
+scores and for another list of models: use --tls_client_ca, or a network that you trust.
 """
 
 
@@ -48,7 +45,7 @@ class StopRequest:
     def make(self, *_) -> None:
         self._requests.put(True)
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float | None) -> bool:
         """Waits for at most `seconds` and returns whether the request has been made."""
         try:
             self.made = self.made or self._requests.get(timeout=seconds)
@@ -57,21 +54,112 @@ class StopRequest:
         return self.made
 
 
-def serve(model: "ServedVersions", host: str, port: int, poll_seconds: float, stop: StopRequest) -> None:
-    """Waits for a first version, answers until asked to stop, then lets the calls in progress end.
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.server", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _add_model_flags(parser)
+    _add_port_flags(parser)
+    parser.add_argument(
+        "--batching_parameters_file",
+        type=Path,
+        metavar="FILE",
+        help="join concurrent calls by this BatchingParameters file of TensorFlow Serving (default: no batching)",
+    )
+    parser.add_argument(
+        "--tensorflow_intra_op_parallelism", type=int, default=0, metavar="N", help="threads of one op (default: one a core)"
+    )
+    parser.add_argument(
+        "--tensorflow_inter_op_parallelism", type=int, default=0, metavar="N", help="ops at once (default: one a core)"
+    )
+    parser.add_argument(
+        "--shutdown_delay_seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="after SIGTERM, fail health checks but answer on for so long, until balancers notice (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drain_seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="then refuse new calls and wait so long for those in progress (default: %(default)s)",
+    )
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of user errors too")
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    return arguments
 
-    Raises:
-      UserError: the first version does not load, or the port cannot be had.
-    """
-    _wait_for_first_version(model, poll_seconds, stop)
-    if stop.made:
-        return
-    server, port = _start(model, host, port)
-    print(f"serving {model.name} version {model.live_version} on {host}:{port}", flush=True)
-    while not stop.wait(poll_seconds):
-        _poll(model)
-    log.info("stopping: new calls are refused, calls in progress have %d s", DRAIN_SECONDS)
-    server.stop(DRAIN_SECONDS).wait()
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_name", help="name by which clients ask for the model")
+    parser.add_argument("--model_base_path", type=Path, metavar="BASE", help="folder with the numeric version folders")
+    parser.add_argument(
+        "--model_config_file",
+        type=Path,
+        metavar="FILE",
+        help="instead: models, version policies and labels, as a ModelServerConfig file of TensorFlow Serving",
+    )
+    parser.add_argument(
+        "--poll_seconds", type=float, default=1.0, metavar="S", help="pause between looks for new versions (default: %(default)s)"
+    )
+
+
+def _add_port_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s; 0.0.0.0 for all)")
+    parser.add_argument("--port", type=int, default=8500, help="gRPC port, 0 for a free one (default: %(default)s)")
+    parser.add_argument(
+        "--rest_api_port",
+        type=int,
+        metavar="PORT",
+        help="port of REST and of /monitoring/prometheus/metrics, 0 for a free one (default: neither)",
+    )
+    parser.add_argument(
+        "--max_request_bytes", type=int, default=64 * 2**20, metavar="N", help="refuse larger requests (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_concurrent_calls",
+        type=int,
+        default=64,
+        metavar="N",
+        help="inference calls at once; as --grpc_max_threads of TensorFlow Serving (default: %(default)s)",
+    )
+    parser.add_argument("--tls_cert", type=Path, metavar="PEM", help="the server's certificate: both ports speak TLS")
+    parser.add_argument("--tls_key", type=Path, metavar="PEM", help="its private key, without a passphrase")
+    parser.add_argument(
+        "--tls_client_ca", type=Path, metavar="PEM", help="admit only clients with a certificate of this authority (mutual TLS)"
+    )
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    given = (arguments.model_name is not None, arguments.model_base_path is not None)
+    if given != ((False, False) if arguments.model_config_file else (True, True)):
+        parser.error("give --model_name and --model_base_path, or --model_config_file instead")
+    for flag in ("port", "rest_api_port"):
+        if not 0 <= (getattr(arguments, flag) or 0) <= 65535:
+            parser.error(f"--{flag} must be 0 to 65535, received {getattr(arguments, flag)}")
+    if arguments.poll_seconds <= 0:
+        parser.error(f"--poll_seconds must be above 0, received {arguments.poll_seconds}")
+    for flag in ("shutdown_delay_seconds", "drain_seconds", "tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism"):
+        if getattr(arguments, flag) < 0:
+            parser.error(f"--{flag} must be at least 0, received {getattr(arguments, flag)}")
+    for flag, highest in (("max_request_bytes", 2**31 - 1), ("max_concurrent_calls", 10_000)):
+        if not 1 <= getattr(arguments, flag) <= highest:
+            parser.error(f"--{flag} must be 1 to {highest}, received {getattr(arguments, flag)}")
+    if (arguments.tls_cert is None) != (arguments.tls_key is None) or (arguments.tls_client_ca and not arguments.tls_cert):
+        parser.error("--tls_cert and --tls_key belong together, and --tls_client_ca needs both")
+
+
+def _configs(arguments: argparse.Namespace) -> list[ModelConfig]:
+    if arguments.model_config_file:
+        configs = read_model_config(arguments.model_config_file)
+    else:
+        configs = [ModelConfig(arguments.model_name, arguments.model_base_path)]
+    for config in configs:
+        _check_base_path(config.base_path)
+    return configs
 
 
 def _check_base_path(base_path: Path) -> None:
@@ -81,83 +169,79 @@ def _check_base_path(base_path: Path) -> None:
         raise UserError(f"model base path {base_path} is a version itself (it has a {SAVED_MODEL_FILE}): give its parent folder")
 
 
-def _wait_for_first_version(model: "ServedVersions", poll_seconds: float, stop: StopRequest) -> None:
-    model.poll()
-    if model.live_version is None and model.failure() is None:
-        lack = "holds no version folder" if model.base_path.is_dir() else "does not exist yet"
-        log.warning("%s %s; waiting for a version to be published there", model.base_path, lack)
-    while model.live_version is None and not stop.made:
-        if model.failure():
-            version, error = model.failure()
-            raise UserError(
-                f"model {model.name} version {version} failed to load ({error.code.name}): {error}; export the model again, "
-                "or delete that version's folder to serve the one before"
-            )
-        stop.wait(poll_seconds)
-        model.poll()
-
-
-def _start(model: "ServedVersions", host: str, port: int) -> tuple[grpc.Server, int]:
-    from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
-
-    from serving.services import ModelService, PredictionService
-
-    limits = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", MAX_MESSAGE_BYTES)]
-    options = [*limits, ("grpc.so_reuseport", 0)]  # a second server on the port is an error, not a silent sharer
-    server = grpc.server(futures.ThreadPoolExecutor(THREADS, thread_name_prefix="predict"), options=options)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(model), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(model), server)
-    try:
-        port = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError as error:
-        raise UserError(
-            f"cannot listen on {host}:{port}: the port is in use or the address is not this machine's; choose another --port, "
-            "or --port 0 for a free one"
-        ) from error
-    server.start()
-    return server, port
-
-
-def _poll(model: "ServedVersions") -> None:
-    try:
-        model.poll()
-    except OSError:  # the base path may be out of reach for a while; the live version keeps answering
-        log.exception("cannot read %s", model.base_path)
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m serving.server", description=__doc__, epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
-    parser.add_argument("--model_name", required=True, help="name by which clients ask for the model")
-    parser.add_argument("--model_base_path", type=Path, required=True, help="folder with the numeric version folders")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s; 0.0.0.0 for all)")
-    parser.add_argument("--port", type=int, default=8500, help="port, 0 for a free one (default: %(default)s)")
-    parser.add_argument("--poll_seconds", type=float, default=1.0, help="pause between looks for new versions (default: %(default)s)")
-    parser.add_argument("--traceback", action="store_true", help="show the traceback of user errors too")
-    arguments = parser.parse_args(argv)
-    if not 0 <= arguments.port <= 65535:
-        parser.error(f"--port must be 0 to 65535, received {arguments.port}")
-    if arguments.poll_seconds <= 0:
-        parser.error(f"--poll_seconds must be above 0, received {arguments.poll_seconds}")
-    return arguments
+def _tls(arguments: argparse.Namespace) -> Tls | None:
+    if not arguments.tls_cert:
+        return None
+    tls = Tls(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)
+    tls.ssl_context()  # says what is wrong before anything is loaded
+    return tls
 
 
 def _main(argv: Sequence[str]) -> None:
     arguments = _parse(argv)
-    _check_base_path(arguments.model_base_path)
-
-    # TensorFlow takes seconds to import: only after everything that can be checked without it.
-    start_tensorflow()
-    from serving.models import ServedVersions
+    configs, tls = _configs(arguments), _tls(arguments)
+    batching = read_batching_parameters(arguments.batching_parameters_file) if arguments.batching_parameters_file else None
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     stop = StopRequest()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop.make)
-    model = ServedVersions(arguments.model_name, arguments.model_base_path)
-    serve(model, arguments.host, arguments.port, arguments.poll_seconds, stop)
+    # TensorFlow takes seconds to import: only after everything that can be checked without it.
+    start_tensorflow()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    gc.freeze()  # what the imports made stays; the collection after a swap need not look at it
+    _serve(arguments, configs, tls, batching, stop)
+
+
+def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Tls | None, batching: BatchingParameters | None,
+           stop: StopRequest) -> None:  # fmt: skip
+    from tensorflow.core.protobuf import config_pb2
+
+    from serving.batching import BatchScheduler
+    from serving.loading import Loader
+    from serving.metrics import ServerMetrics
+    from serving.model_server import Listening, ModelServer, wait_for_first_versions
+    from serving.served_models import ServedModels
+
+    metrics = ServerMetrics()
+    scheduler = BatchScheduler(batching, metrics.batching) if batching else None
+    session_config = config_pb2.ConfigProto(
+        intra_op_parallelism_threads=arguments.tensorflow_intra_op_parallelism,
+        inter_op_parallelism_threads=arguments.tensorflow_inter_op_parallelism,
+    )
+    loader = Loader(arguments.max_request_bytes, scheduler.batched if scheduler else None, session_config)
+    models = ServedModels(configs, loader, metrics)
+    try:
+        if not wait_for_first_versions(models, configs, lambda: stop.wait(arguments.poll_seconds)):
+            return
+        listening = Listening(
+            host=arguments.host, port=arguments.port, rest_port=arguments.rest_api_port, tls=tls,
+            max_request_bytes=arguments.max_request_bytes, max_concurrent_calls=arguments.max_concurrent_calls,
+        )  # fmt: skip
+        server = ModelServer(models, metrics, listening)
+        _say_ready(server, models, listening)
+        server.poll_every(arguments.poll_seconds)
+        stop.wait(None)
+        _stop(server, arguments.shutdown_delay_seconds, arguments.drain_seconds)
+    finally:
+        if scheduler:
+            scheduler.stop()
+
+
+def _say_ready(server, models, listening) -> None:
+    for name, model in models.models.items():
+        print(f"serving {name} version {model.live_version} on {listening.host}:{server.port}", flush=True)
+    if server.rest_port is not None:
+        scheme = "https" if listening.tls else "http"
+        print(f"REST and metrics on {scheme}://{listening.host}:{server.rest_port}", flush=True)
+
+
+def _stop(server, delay_seconds: float, drain_seconds: float) -> None:
+    log.info("stopping: health checks fail for %g s, then new calls are refused and calls in progress have %g s",
+                 delay_seconds, drain_seconds)  # fmt: skip
+    server.announce_stop()
+    StopRequest().wait(delay_seconds)
+    server.stop(drain_seconds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,95 +1,46 @@
-"""The gRPC services: PredictionService and ModelService, with TensorFlow Serving's status codes."""
+"""The gRPC services of TensorFlow Serving: PredictionService and ModelService, by their official stubs."""
 
-import functools
+from collections.abc import Callable
 
 import grpc
-from tensorflow_serving.apis import (
-    get_model_metadata_pb2,
-    get_model_status_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.models import ServedVersions, refuse_label
-from serving.servable import StatusError, invalid
+from serving.handlers import Handlers
+from serving.status import StatusError
 
-METADATA_FIELD = "signature_def"
+MAX_DETAILS = 4000  # characters; with more than 8 KiB of metadata a client sees another error
 
 
-def _with_status(method):
-    """Turns a StatusError of a service method into the status of its call."""
+def _method(answer: Callable):
+    """A service method that answers by a handler's; a StatusError becomes the status of its call."""
 
-    @functools.wraps(method)
-    def call(self, request, context):
+    def method(self, request, context: grpc.ServicerContext):
         try:
-            return method(self, request)
+            return answer(self.handlers, request)
         except StatusError as error:
-            context.abort(error.code, str(error))
+            context.abort(error.code, str(error)[:MAX_DETAILS])
 
-    return call
-
-
-def _named_spec(request) -> model_pb2.ModelSpec:
-    if not request.HasField("model_spec"):
-        raise invalid("Missing ModelSpec")
-    if not request.model_spec.name:
-        raise invalid("ModelSpec has no name specified.")
-    return request.model_spec
+    return method
 
 
 class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Answers Predict and GetModelMetadata from the live version of one model."""
+    """Inference and the signatures of a model."""
 
-    def __init__(self, model: ServedVersions):
-        self._model = model
+    def __init__(self, handlers: Handlers):
+        self.handlers = handlers
 
-    @_with_status
-    def Predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-        return self._model.servable(_named_spec(request)).predict(request)
-
-    @_with_status
-    def GetModelMetadata(
-        self, request: get_model_metadata_pb2.GetModelMetadataRequest
-    ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-        if not request.metadata_field:
-            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
-        for field in request.metadata_field:
-            if field != METADATA_FIELD:
-                raise invalid(f"Metadata field {field} is not supported")
-        servable = self._model.servable(_named_spec(request))
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.name = servable.name
-        response.model_spec.version.value = servable.version
-        response.metadata[METADATA_FIELD].Pack(servable.metadata())
-        return response
+    Predict = _method(Handlers.predict)
+    Classify = _method(Handlers.classify)
+    Regress = _method(Handlers.regress)
+    MultiInference = _method(Handlers.multi_inference)
+    GetModelMetadata = _method(Handlers.metadata)
 
 
 class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """Answers GetModelStatus: the state of every version that was seen."""
+    """The states of versions, and another list of models."""
 
-    def __init__(self, model: ServedVersions):
-        self._model = model
+    def __init__(self, handlers: Handlers):
+        self.handlers = handlers
 
-    @_with_status
-    def GetModelStatus(
-        self, request: get_model_status_pb2.GetModelStatusRequest
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        spec = _named_spec(request)
-        refuse_label(spec)
-        statuses = self._model.statuses() if spec.name == self._model.name else {}
-        if spec.HasField("version"):
-            statuses = {version: status for version, status in statuses.items() if version == spec.version.value}
-            missing = f"Could not find version {spec.version.value} of model {spec.name}"
-        else:
-            missing = f"Could not find any versions of model {spec.name}"
-        if not statuses:
-            raise StatusError(grpc.StatusCode.NOT_FOUND, missing)
-        response = get_model_status_pb2.GetModelStatusResponse()
-        for version, status in statuses.items():
-            entry = response.model_version_status.add(version=version, state=status.state)
-            if status.error:
-                entry.status.error_code = status.error.code.value[0]
-                entry.status.error_message = str(status.error)
-        return response
+    GetModelStatus = _method(Handlers.status)
+    HandleReloadConfigRequest = _method(Handlers.reload)

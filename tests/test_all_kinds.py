@@ -12,6 +12,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 import yaml
 from click_logs import failed, manifest, preprocess
+from running_server import running
 
 from preprocessing.errors import UserError
 from preprocessing.rows import read_rows
@@ -20,11 +21,11 @@ from preprocessing.sources import find_files
 from preprocessing.transform import raw_feature_spec
 from preprocessing.values import single_precision
 from serving.export import publish
-from serving.models import ServedVersions
 from serving.predict_client import PredictClient, PredictError
+from serving.reading import reading_of
 from serving.score_csv import score_csv
 from serving.served_model import save_served_model
-from serving.server import _start
+from serving.server_config import ModelConfig
 from serving.signatures import parse_raw_examples
 from trainer.config import load_config
 from trainer.input import feature_spec, features_of_records
@@ -361,12 +362,11 @@ def probabilities(records, rows, *features):
 def client(data_dir, work):
     """A client of a server with the published model; `publish` has compared both signatures with the records."""
     publish(SumOfIds(load_data_folder_schema(data_dir)), data_dir, work / "models")
-    model = ServedVersions("kinds", work / "models")
-    model.poll()
-    server, port = _start(model, "127.0.0.1", 0)
-    with PredictClient(f"127.0.0.1:{port}", "kinds") as client:
+    with (
+        running(ModelConfig("kinds", work / "models")) as asked,
+        PredictClient(f"127.0.0.1:{asked.server.port}", "kinds") as client,
+    ):
         yield client
-    server.stop(0).wait()
 
 
 def test_the_signatures_take_every_raw_feature(client):
@@ -432,7 +432,8 @@ def test_columns_of_another_shape_are_refused(client, log, changed, message):
 
 
 def test_a_file_is_scored_with_its_lists_and_vectors(client, work, tmp_path, expected):
-    score_csv(client, work / "log.csv", tmp_path / "scores.csv", missing=["NULL"], list_separators={"history": " "})
+    reading = reading_of(client.input_specs(), name="log", missing=["NULL"], separators={"history": " "})
+    score_csv(client, work / "log.csv", tmp_path / "scores.csv", reading)
     with (tmp_path / "scores.csv").open() as stream:
         scores = [row["probability"] for row in csv.DictReader(stream)]
     np.testing.assert_allclose(np.array(scores[:ROWS], float), expected, rtol=1e-5)
@@ -440,10 +441,10 @@ def test_a_file_is_scored_with_its_lists_and_vectors(client, work, tmp_path, exp
     assert len(scores) == ROWS + 3
 
 
-def test_a_separator_for_a_column_without_lists_is_refused(client, work):
+def test_a_separator_for_a_column_without_lists_is_refused(client):
     with pytest.raises(UserError, match=r"--list_separator names \['user'\]: expected columns of lists or vectors, which are "
                                         r"\['genres', 'history', 'image'\]"):
-        score_csv(client, work / "log.csv", None, list_separators={"user": " "})
+        reading_of(client.input_specs(), name="log", separators={"user": " "})
 
 
 # ---- Side tables that are wrong ----
