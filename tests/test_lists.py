@@ -139,13 +139,13 @@ def test_the_target_asks_and_where_it_is_masked_its_mask_does():
     assert np.abs(clean[:2, 3] - masked[:2, 3]).max() > 1e-3  # the sequence's token
     token, values = embedding._list_tokens[1], ListValues(features()["history"])
     asked = token(embedding.lookup(values.ids + 4), values, tf.repeat(embedding.mask_embeddings[1:2], 3, axis=0))
-    np.testing.assert_allclose(masked[:, 3], asked + embedding.field_embeddings[3], rtol=1e-5)
+    np.testing.assert_allclose(masked[:, 3], asked, rtol=1e-5)
 
 
 def test_masked_lists_hold_their_mask_embedding():
     embedding = make().embedding
     tokens = embedding(features(), tf.zeros(3), tf.constant([[False, False, True, True, False]] * 3)).numpy()
-    np.testing.assert_allclose(tokens[:, 2:4], np.repeat((embedding.mask_embeddings + embedding.field_embeddings)[np.newaxis, 2:4], 3, axis=0))
+    np.testing.assert_allclose(tokens[:, 2:4], np.repeat(embedding.mask_embeddings[np.newaxis, 2:4], 3, axis=0))
 
 
 @pytest.mark.parametrize(("fields", "rows", "target"), [

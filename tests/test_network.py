@@ -24,7 +24,15 @@ def embedding():
 
 def test_tokens_of_a_sample_with_its_second_field_masked(embedding):
     tokens = embedding({"ids": tf.constant([[2, 1]])}, tf.constant([1.0]), tf.constant([[False, True, False]]))
-    np.testing.assert_allclose(tokens[0], [[2.1, 2], [-1.8, -2], [8.3, 8]], rtol=1e-6)
+    np.testing.assert_allclose(tokens[0], [[2.1, 2], [-1.8, -2], [1.1, 0.8]], rtol=1e-6)  # the label's: a tenth of [8, 8], and [0.3, 0]
+
+
+def test_tokens_that_are_read_in_order_say_nothing_of_their_field():
+    layer = SharedEmbedding(tiny_schema({"a": 3, "b": 2}), dim=2, stddev=1.0, in_order=True)
+    layer.table.assign([[0, 0], [1, 1], [2, 2], [10, 10], [20, 20]])
+    layer.mask_embeddings.assign([[-1, -1], [-2, -2], [-3, -3]])
+    assert layer.field_embeddings is None
+    assert layer.click_tokens({"ids": tf.constant([[2, 1]])}).numpy().tolist() == [[[2, 2], [20, 20], [-3, -3]]]
 
 
 def test_a_fields_rows_begin_at_its_offset(embedding):

@@ -55,7 +55,6 @@ def toy(monkeypatch):
         embedding, (kernel, bias) = model.embedding, model.backbone.weights
         embedding.table.assign(np.array([*np.log([1, 2, 3, 4]) / 2, 0, 1, 2])[:, np.newaxis])
         embedding.mask_variable.assign([[0.5], [-0.5], [1.0]])
-        embedding.field_embeddings.assign(np.zeros((3, 1)))
         embedding.label_embeddings.assign([[0.0], [2.0]])
         kernel.assign(np.zeros((3, 3))), bias.assign(np.zeros(3))
         model.field_scoring.kernel.assign([[0, 1], [1, 0], [0, 0]])
@@ -192,8 +191,7 @@ def test_both_stages_own_the_same_variables_whatever_is_switched_on(switches):
 @pytest.mark.parametrize(("mask_embedding", "expected"), [
     ("field", [[-1.0], [-2.0], [-3.0]]), ("shared", [[-1.0], [-1.0], [-1.0]]), ("zero", [[0.0], [0.0], [0.0]])])
 def test_what_a_masked_token_holds(mask_embedding, expected):
-    embedding = SharedEmbedding(tiny_schema({"a": 3, "b": 2}), 1, 1.0, mask_embedding)
-    embedding.field_embeddings.assign(np.zeros((3, 1)))
+    embedding = SharedEmbedding(tiny_schema({"a": 3, "b": 2}), 1, 1.0, mask_embedding, in_order=True)
     if embedding.mask_variable is not None:
         embedding.mask_variable.assign(np.array([[-1.0], [-2.0], [-3.0]])[:embedding.mask_variable.shape[0]])
     features = {"ids": tf.constant([[2, 1]])}

@@ -76,7 +76,7 @@ def test_a_frozen_table_is_not_touched_and_everything_else_is():
     before = {name: variable.numpy() for name, variable in model.named_variables().items()}
     scalars = tf.function(model.train_step)(BATCH | {"seed": tf.constant([1, 9])})
     assert np.array_equal(model.embedding.table.numpy(), before["embedding:00:table"])
-    assert not np.array_equal(model.embedding.field_embeddings.numpy(), before["embedding:02:field_embeddings"])
+    assert not np.array_equal(model.embedding.mask_embeddings.numpy(), before["embedding:01:mask_embeddings"])
     assert float(scalars["update_norm/dense"]) > 0 and "update_norm/table" not in scalars
 
 

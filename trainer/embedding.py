@@ -12,6 +12,7 @@ from trainer.config import InterestConfig
 from trainer.interest import ListValues, MeanToken, TargetAttention
 
 DEFAULT_INTEREST = InterestConfig()
+LABEL_TOKEN_LENGTH = 0.1  # in lengths of the label's key
 
 
 class FeatureEmbedding(tf.keras.layers.Layer):
@@ -111,7 +112,9 @@ def _target_place(schema: Schema, field: ListField) -> int | None:
 class SharedEmbedding(FeatureEmbedding):
     """Turns a sample X = {f_1, ..., f_F, y} and its mask M into F + 1 tokens.
 
-        h_k = (1 - M_k) e(x_k) + M_k m_k + p_k        k = 1..F+1, token F+1 being the label
+        h_k = (1 - M_k) e(x_k) + M_k m_k + p_k        k = 1..F+1, token F+1 being the label, with e(y) a tenth of its key
+
+    p_k tells a backbone that reads tokens as a set which field a token is of; one that reads them in order needs none, and p_k is zero.
 
     Where the target of a sequence is masked, the query of its attention is the target's m_k.
     The same rows of the table are the targets that the scoring functions are scored against.
@@ -122,18 +125,21 @@ class SharedEmbedding(FeatureEmbedding):
 
     Args:
       schema, dim, interest: as of `FeatureEmbedding`.
-      stddev: standard deviation of the initial values. The two label embeddings start at unit length instead: their
-        difference scales the click logit, whose gradient would otherwise be almost zero.
+      stddev: standard deviation of the initial values. The two label embeddings, the keys that clicks are scored against, start at
+        unit length instead: their difference scales the click logit, whose gradient would otherwise be almost zero. As long a token
+        would drown those of the features, whose rows are decayed.
       mask_embedding: m_k: "field", one vector a token; "shared", one vector; "zero", zeros.
       unknown: "mask" masks unknown values; with "row" they are values like others.
       rare_count: with "mask", values with fewer training occurrences are unknown too (`set_rare_rows`).
+      in_order: whether the backbone reads tokens by their place.
 
     Source: arXiv 2508.14500 (joint modelling of features and label); mask embeddings per field instead of one shared
     mask are this project's choice, as a shared mask made masked-feature training worse than none in arXiv 2512.14041.
     """
 
     def __init__(self, schema: Schema, dim: int, stddev: float, mask_embedding: Literal["field", "shared", "zero"] = "field",
-                 unknown: Literal["row", "mask"] = "row", rare_count: int = 0, interest: InterestConfig = DEFAULT_INTEREST, **kwargs):
+                 unknown: Literal["row", "mask"] = "row", rare_count: int = 0, interest: InterestConfig = DEFAULT_INTEREST,
+                 in_order: bool = False, **kwargs):
         super().__init__(schema, dim, stddev, interest, **kwargs)
         self._offsets_of_tokens = [field.offset for field in schema.token_fields]
         tokens = self.num_fields + 1
@@ -141,7 +147,7 @@ class SharedEmbedding(FeatureEmbedding):
         self._rare_count = rare_count
         self.mask_variable = None if mask_embedding == "zero" else self._add_normal(
             "mask_embeddings", tokens if mask_embedding == "field" else 1, stddev)
-        self.field_embeddings = self._add_normal("field_embeddings", tokens, stddev)
+        self.field_embeddings = None if in_order else self._add_normal("field_embeddings", tokens, stddev)
         self.label_embeddings = self._add_normal("label_embeddings", 2, dim ** -0.5)
         self.rare_rows = self.add_weight("rare_rows", (schema.table_rows,), dtype=tf.bool, trainable=False,
                                          initializer="zeros") if rare_count else None
@@ -160,7 +166,8 @@ class SharedEmbedding(FeatureEmbedding):
     def per_token_variables(self) -> list[tf.Variable]:
         """Those whose first axis counts tokens."""
         shares_masks = self.mask_variable is None or self.mask_variable.shape[0] != self.num_fields + 1
-        return [self.field_embeddings] if shares_masks else [self.mask_variable, self.field_embeddings]
+        found = [None if shares_masks else self.mask_variable, self.field_embeddings]
+        return [variable for variable in found if variable is not None]
 
     def set_rare_rows(self, frequencies: Sequence[np.ndarray]) -> None:
         """Marks as rare the rows with fewer than `rare_count` training occurrences, over all fields that use them.
@@ -193,16 +200,18 @@ class SharedEmbedding(FeatureEmbedding):
 
     def call(self, features: Mapping[str, tf.Tensor], labels: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """Tokens [B, F+1, d] of features, labels in {0, 1} [B] and mask bool [B, F+1], True where corrupted."""
-        labels = tf.gather(self.label_embeddings, tf.cast(labels, tf.int32))[:, tf.newaxis]  # (B, 1, d)
+        labels = LABEL_TOKEN_LENGTH * tf.gather(self.label_embeddings, tf.cast(labels, tf.int32))[:, tf.newaxis]  # (B, 1, d)
         labels = self._masked(labels, mask[:, -1:], self.num_fields)
-        return tf.concat([self._visible(features, mask[:, :-1]), labels], axis=1) + self.field_embeddings
+        return self._placed(tf.concat([self._visible(features, mask[:, :-1]), labels], axis=1))
 
     def click_tokens(self, features: Mapping[str, tf.Tensor], mask: tf.Tensor | None = None) -> tf.Tensor:
         """Tokens [B, F+1, d] of a masked label and clean features, but for those where `mask`, bool [B, F], is set."""
-        values = self._visible(features, mask) + self.field_embeddings[:-1]  # (B, F, d)
-        label = self.mask_embeddings[-1:] + self.field_embeddings[-1:]  # (1, d)
-        label = tf.broadcast_to(label, (tf.shape(values)[0], 1, self.dim))
-        return tf.concat([values, label], axis=1)  # (B, F+1, d)
+        values = self._visible(features, mask)  # (B, F, d)
+        label = tf.broadcast_to(self.mask_embeddings[-1:], (tf.shape(values)[0], 1, self.dim))
+        return self._placed(tf.concat([values, label], axis=1))
+
+    def _placed(self, tokens: tf.Tensor) -> tf.Tensor:
+        return tokens if self.field_embeddings is None else tokens + self.field_embeddings
 
     def _visible(self, features: Mapping[str, tf.Tensor], mask: tf.Tensor | None = None) -> tf.Tensor:
         """Values float [B, F, d] of all features, or m_k in their place where they are unknown or `mask`, bool [B, F], is set."""
