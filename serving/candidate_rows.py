@@ -90,22 +90,27 @@ def _dimension_checks(firsts: tf.Tensor, of_shared_fields: tf.Tensor, counts: tf
 
 def _shared(shared_fields: tf.Tensor, names: tf.Tensor, requests: tf.Tensor) -> tuple[tf.Tensor, tf.Operation]:
     """Whether each request shares each field, bool `[R, F]`, and the check that only fields were named."""
-    split = tf.strings.split(shared_fields, SEPARATOR)
-    named = tf.strings.strip(split.flat_values)  # (n,)
+    split = tf.raw_ops.StringSplitV2(input=shared_fields, sep=SEPARATOR)
+    named = tf.strings.strip(split.values)  # (n,)
     same = named[:, tf.newaxis] == names  # (n, F)
-    wrong = tf.boolean_mask(named, ~tf.reduce_any(same, axis=1) & (named != ""))
-    check = _assert(tf.size(wrong) == 0, [f"{SHARED_FIELDS_INPUT} names what is no field:", wrong, "; the fields are", names])
-    times = tf.math.unsorted_segment_sum(tf.cast(same, tf.int32), tf.cast(split.value_rowids(), tf.int32), requests)
-    return times > 0, check
+    wrong = ~tf.reduce_any(same, axis=1) & (named != "")
+    check = _assert(~tf.reduce_any(wrong), [f"{SHARED_FIELDS_INPUT} names what is no field:", _only(named, wrong), "; the fields are", names])
+    return tf.math.unsorted_segment_sum(tf.cast(same, tf.int32), split.indices[:, 0], requests) > 0, check
 
 
 def _width_check(shared: tf.Tensor, counts: tf.Tensor, widths: tf.Tensor, names: tf.Tensor) -> tf.Operation:
     needed = tf.where(shared, tf.minimum(counts, 1)[:, tf.newaxis], counts[:, tf.newaxis])  # (R, F)
-    short = tf.boolean_mask(names, tf.reduce_any(needed > widths, axis=0))
+    short = tf.reduce_any(needed > widths, axis=0)  # (F,)
     return _assert(
-        tf.size(short) == 0,
-        [f"fields with fewer values than {CANDIDATE_COUNT_INPUT} says (name in {SHARED_FIELDS_INPUT} those that are sent once):", short],
-    )
+        ~tf.reduce_any(short),
+        [f"fields with fewer values than {CANDIDATE_COUNT_INPUT} says (name in {SHARED_FIELDS_INPUT} those that are sent once):",
+         _only(names, short)],
+    )  # fmt: skip
+
+
+def _only(names: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+    """The chosen names in one text, by two operations: a check's message is worked out for right requests too."""
+    return tf.strings.reduce_join(tf.where(chosen, names + " ", ""))
 
 
 def _assert(condition: tf.Tensor, message: list) -> tf.Operation:

@@ -16,6 +16,8 @@ import tensorflow as tf
 
 from preprocessing.schema import Schema
 
+PASSES_AT_A_TIME = 512
+
 
 @runtime_checkable
 class MaskableModel(Protocol):
@@ -40,15 +42,21 @@ def can_explain(model: object) -> bool:
 def contributions(model: MaskableModel, features: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor]:
     """Logits `[B]` and contributions `[B, F]` of `model.schema.token_fields`.
 
-    Costs F + 1 passes through the network a row, but the features are parsed and transformed once. Row by row, each as a
-    batch of F + 1, so that memory does not grow with B.
+    Costs F + 1 passes through the network a row, but the features are parsed and transformed once. The passes of some rows at
+    a time make one batch, so that memory does not grow with B.
     """
-    fields = len(model.schema.token_fields)
+    fields, rows = len(model.schema.token_fields), tf.shape(features["ids"])[0]
     masks = tf.concat([tf.zeros([1, fields], tf.bool), tf.eye(fields, dtype=tf.bool)], axis=0)  # (F+1, F)
+    at_a_time = tf.clip_by_value(rows, 1, max(1, PASSES_AT_A_TIME // (fields + 1)))
+    times = tf.maximum(-(-rows // at_a_time), 1)  # once with no rows, too: a loop without turns cannot tell its shape
+    places = tf.minimum(tf.range(times * at_a_time), rows)  # what the last time lacks is a blank row, behind all others
 
-    def logits_of_row(row: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        copies = {name: tf.repeat(x[tf.newaxis], fields + 1, axis=0) for name, x in row.items()}
-        return model.masked_click_logits(copies, masks)  # (F+1,)
+    def logits_of(some: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        copies = {name: tf.repeat(x, fields + 1, axis=0) for name, x in some.items()}
+        return tf.reshape(model.masked_click_logits(copies, tf.tile(masks, [at_a_time, 1])), [at_a_time, fields + 1])
 
-    logits = tf.map_fn(logits_of_row, dict(features), fn_output_signature=tf.TensorSpec([fields + 1], tf.float32))  # (B, F+1)
+    read = {name: tf.gather(tf.pad(x, [[0, 1], [0, 0]]), places) for name, x in features.items()}
+    by_time = {name: tf.reshape(x, [times, at_a_time, x.shape[1]]) for name, x in read.items()}
+    logits = tf.map_fn(logits_of, by_time, fn_output_signature=tf.TensorSpec([None, fields + 1], tf.float32))
+    logits = tf.reshape(logits, [-1, fields + 1])[:rows]  # (B, F+1)
     return logits[:, 0], logits[:, :1] - logits[:, 1:]

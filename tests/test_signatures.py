@@ -241,9 +241,9 @@ def test_rows_are_the_candidates_of_a_request_that_shares_nothing(signatures, na
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"shared_fields": ["user,click"]}, r"shared_fields names what is no field:\] \[click\] .* \[user price item"),
-        ({"shared_fields": ["history,tags,image,device,price"]}, r"fields with fewer values than candidate_count says .*:\] \[user\]"),
-        ({"candidate_count": [4]}, r"fields with fewer values than candidate_count says .*:\] \[item\]"),
+        ({"shared_fields": ["user,click"]}, r"shared_fields names what is no field:\] \[click \] .* \[user price item"),
+        ({"shared_fields": ["history,tags,image,device,price"]}, r"fields with fewer values than candidate_count says .*:\] \[user \]"),
+        ({"candidate_count": [4]}, r"fields with fewer values than candidate_count says .*:\] \[item \]"),
         ({"candidate_count": [-1]}, "candidate_count must not be negative"),
         ({"candidate_count": [2, 2]}, "the first dimension of every input must be the number of requests"),
         ({"shared_fields": ["", ""]}, "the first dimension of every input must be the number of requests"),
