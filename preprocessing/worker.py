@@ -69,8 +69,8 @@ def _explain_when_full(work: Path, needs: str = _DATA_FOLDER_NEEDS) -> Iterator[
     except (OSError, RuntimeError) as error:
         if os.strerror(errno.ENOSPC) not in str(error):
             raise
-        raise UserError(f"the disk of {work} is full: {needs}, and is written beside an old one that it replaces; nothing of it is "
-                        "left; free some space, or choose another --output") from error
+        raise UserError(f"the disk of {work} is full: {needs}, and is written beside an old one that it replaces; nothing of it "
+                        "is left; free some space, or choose another --output") from error
 
 
 def progress_folder(work: Path) -> Path:

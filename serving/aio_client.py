@@ -75,7 +75,8 @@ class AsyncPredictClient:
         while True:
             try:
                 response = await self._status.GetModelStatus(self._asked.status_request(), timeout=self._deadline)
-                if version := readiness.available(response.model_version_status):
+                version = readiness.available(response.model_version_status)
+                if version is not None:
                     return version if self._asked.label is None else (await self._metadata(self._asked)).model_spec.version.value
             except grpc.RpcError as error:
                 readiness.failed(error, self._deadline)

@@ -24,7 +24,8 @@ examples:
   the version that servers would answer from, on all cores of this machine:
     python -m serving.batch --model exports/clicks --input 'logs/*.csv.gz' --key impression_id --output scores
   one version, Parquet in and out, two columns to know a row by:
-    python -m serving.batch --model exports/clicks/7 --input 'logs/*.parquet' --key user_id --key time --format parquet --output scores
+    python -m serving.batch --model exports/clicks/7 --input 'logs/*.parquet' --key user_id --key time --format parquet \\
+      --output scores
   on a cluster (any option of Apache Beam may be added; all workers must reach the model, the input and --output):
     python -m serving.batch ... --runner=FlinkRunner --flink_master=HOST:PORT
 
@@ -52,18 +53,23 @@ def _parser() -> argparse.ArgumentParser:
     chosen.add_argument("--label", metavar="NAME", help="of a base path: the version that carries this label")
     parser.add_argument("--signature", default="predict", help="with one tensor a column (default: %(default)s)")
     parser.add_argument("--input", nargs="+", required=True, metavar="GLOB",
-                        help="files of text (CSV, TSV, libsvm, libfm, libffm), plain or gzipped, Parquet or TFRecord")  # fmt: skip
+                        help="files of text (CSV, TSV, libsvm, libfm, libffm), plain or gzipped, Parquet or "
+                             "TFRecord")  # fmt: skip
     described = parser.add_mutually_exclusive_group()
     described.add_argument("--schema", type=Path, metavar="FILE",
                            help="how the log is written and which column each feature is read from (default: the schema that the "
                                 "export holds)")  # fmt: skip
     described.add_argument("--data_dir", type=Path, metavar="DIR", help="the data folder of the model, for its schema")
     parser.add_argument("--key", action="append", metavar="COLUMN",
-                        help="a column of the log to write beside the scores; may be repeated (default: the schema's `key`)")  # fmt: skip
-    parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="the folder to write; it appears only when it is finished")
+                        help="a column of the log to write beside the scores; may be repeated (default: the schema's "
+                             "`key`)")  # fmt: skip
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="the folder to write; it appears only when it is finished"
+    )
     parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="of the scores (default: %(default)s)")
     parser.add_argument("--call_rows", type=int, default=4096, metavar="N",
-                        help="rows that one call of the model takes at most, which bounds memory (default: %(default)s)")  # fmt: skip
+                        help="rows that one call of the model takes at most, which bounds memory (default: "
+                             "%(default)s)")  # fmt: skip
     parser.add_argument("--max_rejected_share", type=float, default=0.01, metavar="SHARE",
                         help="fail if more than this share of the rows is malformed (default: %(default)s)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace finished scores, in one step at the end")
@@ -114,7 +120,9 @@ def _chosen(model: Path, version: int | None, label: str | None) -> tuple[Path, 
     """The folder of the version to score with, and its number, if it has one."""
     if (model / SAVED_MODEL_FILE).is_file():
         if version is not None or label is not None:
-            raise UserError(f"--model {model} is one version's folder: leave out --version and --label, or give its parent folder")
+            raise UserError(
+                f"--model {model} is one version's folder: leave out --version and --label, or give its parent folder"
+            )
         require_sound(model)
         return model, int(model.name) if model.name.isdecimal() else None
     require_base_path(model)
@@ -123,8 +131,8 @@ def _chosen(model: Path, version: int | None, label: str | None) -> tuple[Path, 
         raise UserError(f"model base path {model} has no label {label}: the labels are {', '.join(register.labels) or 'none'}")
     chosen = register.labels[label] if label is not None else register.served(list(versions)) if version is None else version
     if chosen is None:
-        raise UserError(f"--model {model} holds no version to score with{_though_pinned(register.pin)}: export one with `python -m trainer.task "
-                        "--stage=export`, or give the folder that holds 1, 2, ...")  # fmt: skip
+        raise UserError(f"--model {model} holds no version to score with{_though_pinned(register.pin)}: export one with "
+                        "`python -m trainer.task --stage=export`, or give the folder that holds 1, 2, ...")  # fmt: skip
     return require_exported(model, chosen), chosen
 
 
@@ -139,8 +147,8 @@ def _schema(flags: argparse.Namespace, version_dir: Path) -> Schema:
         return load_data_folder_schema(flags.data_dir)
     if not (version_dir / SCHEMA_ASSET).is_file():
         raise UserError(
-            f"model {version_dir} does not say what the columns of its log are (it has no {SCHEMA_ASSET}): give --schema FILE or --data_dir DIR, "
-            f"the {SCHEMA_FILE} or the data folder that it was trained on"
+            f"model {version_dir} does not say what the columns of its log are (it has no {SCHEMA_ASSET}): give --schema FILE or "
+            f"--data_dir DIR, the {SCHEMA_FILE} or the data folder that it was trained on"
         )
     return load_schema(version_dir / SCHEMA_ASSET)
 
@@ -156,7 +164,8 @@ def _keys(given: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:
     keys = tuple(dict.fromkeys(given or ([schema.key] if schema.key else ())))
     if not keys:
         raise UserError(
-            "--key COLUMN is needed, since the schema names no key: the column, or columns, by which scores are joined to the rows of the log"
+            "--key COLUMN is needed, since the schema names no key: the column, or columns, by which scores are joined to the "
+            "rows of the log"
         )
     return keys
 
@@ -170,8 +179,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
         if not overwrite:
             raise UserError(f"--output {output} holds finished scores: choose another path, or add --overwrite to replace them")
     elif output.is_dir() and any(output.iterdir()) or output.is_file():
-        raise UserError(f"--output {output} exists and holds no scores of this command, so it is left alone: choose another path or remove "
-                        "it yourself")  # fmt: skip
+        raise UserError(f"--output {output} exists and holds no scores of this command, so it is left alone: choose another path or "
+                        "remove it yourself")  # fmt: skip
     prepare_output(output, overwrite)
 
 
@@ -180,8 +189,8 @@ def _check_outputs(outputs: dict, keys: Sequence[str], form: str) -> None:
         raise UserError(f"--key {both[0]} is called like an output of the model, {sorted(outputs)}: rename the column of the log")
     several = sorted(name for name, spec in outputs.items() if spec.shape.rank != 1)
     if several and form == "csv":
-        raise UserError(f"the signature answers several values a row in {several}, which CSV cannot hold: add --format parquet, or choose "
-                        "another --signature")  # fmt: skip
+        raise UserError(f"the signature answers several values a row in {several}, which CSV cannot hold: add --format parquet, or "
+                        "choose another --signature")  # fmt: skip
 
 
 def _check_keys(descriptors: Sequence[Descriptor], reading: Reading) -> None:
@@ -192,7 +201,9 @@ def _check_keys(descriptors: Sequence[Descriptor], reading: Reading) -> None:
         fixed = [path for path in lacking if reading.layout.format_of(path) in ("csv", "parquet")]
         if fixed or len(lacking) == len(found):
             path = (fixed or lacking)[0]
-            raise UserError(f"file {path} has not one column {key!r}, which --key names: its columns are {found[path]}; correct --key")
+            raise UserError(
+                f"file {path} has not one column {key!r}, which --key names: its columns are {found[path]}; correct --key"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,7 +31,9 @@ def read_signature(version_dir: Path, signature: str) -> SignatureDef:
     try:
         graphs = SavedModel.FromString(path.read_bytes()).meta_graphs
     except (FileNotFoundError, DecodeError) as error:
-        raise UserError(f"model {version_dir} is not a SavedModel: {path.name} is absent or damaged; export the model again") from error
+        raise UserError(
+            f"model {version_dir} is not a SavedModel: {path.name} is absent or damaged; export the model again"
+        ) from error
     found = {name: one for graph in graphs if "serve" in graph.meta_info_def.tags for name, one in graph.signature_def.items()}
     if signature not in found:
         names = sorted(name for name in found if not name.startswith("__"))

@@ -104,7 +104,9 @@ class _WritePiece(beam.DoFn):
     def process(self, scored: tuple[Place, PredictionResult]) -> Iterator[tuple[int, int]]:
         (descriptor, number), result = scored
         keys = {name.removeprefix(_KEY): column for name, column in _named(result.example) if name.startswith(_KEY)}
-        write_piece(piece_path(self._work, descriptor, number), pa.RecordBatch.from_pydict({**keys, **dict(_named(result.inference))}))
+        write_piece(
+            piece_path(self._work, descriptor, number), pa.RecordBatch.from_pydict({**keys, **dict(_named(result.inference))})
+        )
         yield descriptor.index, number
 
 
@@ -140,8 +142,9 @@ def score(job: ScoringJob, options: PipelineOptions, console: Console) -> None:
         rows, seconds = sum(sum(one.rows) for one in found), time.monotonic() - start
         _write_manifest(folder, job, found, seconds)
     rejected = rejection_reasons(found).total()
-    console.print(f"scored {rows:,} rows{_of_version(job)} in {seconds:.1f} s, {rows / seconds:,.0f} rows/s; {rejected:,} rejected"
-                  + (f", listed in {job.output / REJECTED}" if rejected else ""))  # fmt: skip
+    listed = f", listed in {job.output / REJECTED}" if rejected else ""
+    rate = f"{seconds:.1f} s, {rows / seconds:,.0f} rows/s"
+    console.print(f"scored {rows:,} rows{_of_version(job)} in {rate}; {rejected:,} rejected{listed}")
 
 
 def _scored(files: beam.PCollection, job: ScoringJob, folder: Path, work: Path) -> beam.PCollection:

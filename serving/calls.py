@@ -62,7 +62,9 @@ def retry_policy(deadline: float) -> dict:
     all at once; no wait begins that would end behind `deadline` seconds.
     """
     return {
-        "retry": retry_if_exception(may_be_repeated), "stop": stop_before_delay(deadline), "reraise": True,
+        "retry": retry_if_exception(may_be_repeated),
+        "stop": stop_before_delay(deadline),
+        "reraise": True,
         "wait": wait_random_exponential(multiplier=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS),
     }
 
@@ -146,37 +148,40 @@ class AskedModel:
         if _TOO_LARGE in details:
             return "the request or its answer is larger than the server takes: send fewer rows a call (chunk_rows)"
         if _NO_HANDSHAKE in details:
-            return ("the TLS handshake failed: give the certificate of the authority that signed the server's (--tls_ca), the host name that "
-                    "stands in it, and the client's certificate if the server asks for one (--tls_cert, --tls_key)")
+            return (
+                "the TLS handshake failed: give the certificate of the authority that signed the server's (--tls_ca), the host name "
+                "that stands in it, and the client's certificate if the server asks for one (--tls_cert, --tls_key)"
+            )
         if _NOT_GRPC in details:
-            return "what answers there does not speak gRPC like this: give the server's gRPC port (usually 8500; 8501 is REST)" + self._or_tls
+            return (
+                "what answers there does not speak gRPC like this: give the server's gRPC port (usually 8500; 8501 is REST)"
+                + self._or_tls
+            )
         if _UNEQUAL_LISTS in details:
-            return ("the server joins calls into batches, and lists of different length do not fit into one: ask for the signature "
-                    "`serving_default`, or turn its batching off for this model")
+            return (
+                "the server joins calls into batches, and lists of different length do not fit into one: set its "
+                "pad_variable_length_inputs, which the lists of this client allow, or turn its batching off for this model"
+            )
         if code == Code.INVALID_ARGUMENT and "version label" in details:
             return "no version there carries that label: set it on the server, or correct the label"
         return {
-            Code.UNAVAILABLE: f"no server answers there: start one with `python -m serving.server`, or correct HOST:PORT{self._or_tls}",
+            Code.UNAVAILABLE: "no server answers there: start one with `python -m serving.server`, or correct HOST:PORT"
+            + self._or_tls,
             Code.NOT_FOUND: "the server does not serve that model or version: correct the model's name or the version",
             Code.DEADLINE_EXCEEDED: f"no answer within {deadline:g} s: raise the deadline or send fewer rows a call",
             Code.RESOURCE_EXHAUSTED: "the server is overloaded: send fewer calls at once, or try again later",
-            Code.INVALID_ARGUMENT: "the server refused the inputs: compare them with the signature that its GetModelMetadata tells",
-            Code.FAILED_PRECONDITION: "that version has no such signature, or cannot answer it: choose another signature or version",
+            Code.INVALID_ARGUMENT: "the server refused the inputs: compare them with the signature that GetModelMetadata tells",
+            Code.FAILED_PRECONDITION: "that version has no such signature, or cannot answer it: choose another one",
             Code.UNIMPLEMENTED: "what answers there is not TensorFlow Serving's gRPC protocol: correct HOST:PORT",
         }.get(code, "the server refused the call")
 
 
 class Readiness:
-    """Waits for a model: what its server has said so far, and when to give up.
-
-    Args:
-      seconds: how long to wait.
-    """
+    """What the answers of a server mean to a client that waits for a model, for `seconds` at most."""
 
     def __init__(self, asked: AskedModel, seconds: float):
         self._asked, self._seconds = asked, seconds
         self._give_up = time.monotonic() + seconds
-        self._said = "nothing"
 
     def available(self, statuses: Sequence[Status]) -> int | None:
         """The highest available version; None: there is none yet.
@@ -187,11 +192,11 @@ class Readiness:
         available = [status.version for status in statuses if status.state == Status.AVAILABLE]
         if available:
             return max(available)
-        states = [f"{status.version} {Status.State.Name(status.state)} {status.status.error_message}".strip() for status in statuses]
-        self._said = "; ".join(states) or "none"
         if time.monotonic() > self._give_up:
+            states = "; ".join(f"{one.version} {Status.State.Name(one.state)} {one.status.error_message}".strip() for one in statuses)
             raise PredictError(
-                f"{self._asked} has no available version after {self._seconds:g} s (versions: {self._said}): see the server's log",
+                f"{self._asked} has no available version after {self._seconds:g} s (versions: {states or 'none'}): see the "
+                "server's log",
                 Code.UNAVAILABLE,
             )
         return None
@@ -211,7 +216,9 @@ class Readiness:
 
 
 def specs_of(tensors: Mapping[str, TensorInfo]) -> dict[str, tf.TensorSpec]:
-    return {name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.DType(info.dtype)) for name, info in sorted(tensors.items())}
+    return {
+        name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.DType(info.dtype)) for name, info in sorted(tensors.items())
+    }
 
 
 def as_arrays(columns: Mapping[str, Sequence], specs: Mapping[str, tf.TensorSpec], asked: AskedModel) -> dict[str, np.ndarray]:
@@ -256,7 +263,9 @@ def _without_none(name: str, array: np.ndarray) -> np.ndarray:
     if type(None) in kinds:
         array = np.where(np.equal(array, None), "", array)
     if odd := sorted(kind.__name__ for kind in kinds if not issubclass(kind, str | bytes | type(None))):
-        raise invalid(f"column {name}: expected string values: received {', '.join(odd)}; convert them, as the log has them, with str()")
+        raise invalid(
+            f"column {name}: expected string values: received {', '.join(odd)}; convert them, as the log has them, with str()"
+        )
     return array
 
 
@@ -290,4 +299,6 @@ def joined(answers: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]
 def empty_outputs(definition: SignatureDef, batch_dimensions: int = 1) -> dict[str, np.ndarray]:
     """The outputs for no rows, where the first `batch_dimensions` dimensions of the signature's outputs together are the rows."""
     specs = specs_of(definition.outputs).items()
-    return {name: np.zeros([0] * (1 + (spec.shape.rank or 1) - batch_dimensions), spec.dtype.as_numpy_dtype) for name, spec in specs}
+    return {
+        name: np.zeros([0] * (1 + (spec.shape.rank or 1) - batch_dimensions), spec.dtype.as_numpy_dtype) for name, spec in specs
+    }

@@ -10,8 +10,13 @@ from serving.calls import AskedModel, as_arrays, chunks, invalid
 from serving.signatures import CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT
 
 
-def candidate_chunks(shared: Mapping[str, Any], candidates: Mapping[str, Sequence], specs: Mapping[str, tf.TensorSpec],
-                     asked: AskedModel, rows: int) -> Iterator[dict[str, np.ndarray]]:
+def candidate_chunks(
+    shared: Mapping[str, Any],
+    candidates: Mapping[str, Sequence],
+    specs: Mapping[str, tf.TensorSpec],
+    asked: AskedModel,
+    rows: int,
+) -> Iterator[dict[str, np.ndarray]]:
     """The inputs of the calls that score all candidates, `rows` of them a call.
 
     Args:

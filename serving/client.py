@@ -41,39 +41,48 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--server", default="127.0.0.1:8500", help="HOST:PORT of gRPC (default: %(default)s)")
     parser.add_argument("--model", required=True, help="the model's name on the server")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--version", type=int, metavar="N", help="ask this version (default: the server's choice, which is the highest)")
+    chosen.add_argument(
+        "--version", type=int, metavar="N", help="ask this version (default: the server's choice, which is the highest)"
+    )
     chosen.add_argument("--label", metavar="NAME", help="ask the version that carries this label, such as stable or canary")
     parser.add_argument("--input", type=Path, required=True, help="file to score: CSV or TSV with a header, Parquet or TFRecord")
     parser.add_argument("--output", type=Path, help="CSV file to write (default: standard output)")
 
     reading = parser.add_argument_group("how the input is written")
     reading.add_argument("--schema", type=Path, metavar="FILE",
-                         help="schema.yaml of the model's data folder: says which column each input is read from, separators, header and "
-                              "texts that mean no value")  # fmt: skip
+                         help="schema.yaml of the model's data folder, or of its export (VERSION/assets.extra/schema.yaml): says "
+                              "which column each input is read from, separators, header and texts that mean no value")  # fmt: skip
     reading.add_argument("--column", action="append", default=[], metavar="INPUT=COLUMN",
-                         help="read an input of the signature from this column (default: as --schema says, or the column of the same "
-                              "name); may be repeated")  # fmt: skip
+                         help="read an input of the signature from this column (default: as --schema says, or the column of the "
+                              "same name); may be repeated")  # fmt: skip
     reading.add_argument("--separator", choices=SEPARATORS, help="between columns (default: as --schema says, or comma)")
     reading.add_argument("--missing", action="append", default=[], metavar="TEXT",
                          help="a text that means no value in numeric columns, beside the empty one; may be repeated")  # fmt: skip
     reading.add_argument("--list_separator", action="append", default=[], metavar="INPUT=TEXT",
-                         help="between the values of a cell of lists or vectors (default: as --schema says, or |); may be repeated")  # fmt: skip
+                         help="between the values of a cell of lists or vectors (default: as --schema says, or |); may be "
+                              "repeated")  # fmt: skip
     reading.add_argument("--max_rejected_share", type=float, default=MAX_REJECTED_SHARE, metavar="SHARE",
                          help="fail if more than this share of the rows is malformed (default: %(default)s)")  # fmt: skip
 
     calls = parser.add_argument_group("calls")
     calls.add_argument("--signature", default="predict", help="signature with one tensor a column (default: %(default)s)")
     calls.add_argument("--chunk_rows", type=int, default=512,
-                       help="rows a call, at most the server's max_batch_size where it batches (default: %(default)s)")  # fmt: skip
+                       help="rows a call, at most the server's max_batch_size where it batches (default: "
+                            "%(default)s)")  # fmt: skip
     calls.add_argument("--concurrency", type=int, default=2, help="calls at once (default: %(default)s)")
     calls.add_argument("--deadline", type=float, default=10.0,
-                       help="seconds a call may take, with the attempts that are safe to repeat (default: %(default)s)")  # fmt: skip
+                       help="seconds a call may take, with the attempts that are safe to repeat (default: "
+                            "%(default)s)")  # fmt: skip
     calls.add_argument("--wait", type=float, default=60.0, help="seconds to wait for the server (default: %(default)s)")
 
     tls = parser.add_argument_group("encryption")
     tls.add_argument("--tls", action="store_true", help="use TLS, and trust the public certificate authorities")
-    tls.add_argument("--tls_ca", type=Path, metavar="FILE", help="use TLS, and trust the certificate authorities of this PEM file instead")
-    tls.add_argument("--tls_cert", type=Path, metavar="FILE", help="the client's certificate chain (PEM), for a server that asks for one")
+    tls.add_argument(
+        "--tls_ca", type=Path, metavar="FILE", help="use TLS, and trust the certificate authorities of this PEM file instead"
+    )
+    tls.add_argument(
+        "--tls_cert", type=Path, metavar="FILE", help="the client's certificate chain (PEM), for a server that asks for one"
+    )
     tls.add_argument("--tls_key", type=Path, metavar="FILE", help="its private key (PEM)")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of user errors too")
     return parser
@@ -114,8 +123,8 @@ def _main(argv: Sequence[str]) -> None:
         version = client.wait_until_ready(arguments.wait)
         print(f"model {arguments.model} version {version} on {arguments.server}", file=sys.stderr)
         reading = reading_of(
-            client.input_specs(), schema, name=arguments.input.name, sources=arguments.column, separators=arguments.list_separator,
-            missing=arguments.missing, separator=SEPARATORS.get(arguments.separator),
+            client.input_specs(), schema, name=arguments.input.name, sources=arguments.column,
+            separators=arguments.list_separator, missing=arguments.missing, separator=SEPARATORS.get(arguments.separator),
         )  # fmt: skip
         score_csv(client, arguments.input, arguments.output, reading, arguments.max_rejected_share)
 

@@ -33,7 +33,9 @@ class Tls:
     def __post_init__(self) -> None:
         if (self.cert is None) != (self.key is None):
             given, absent = ("--tls_cert", "--tls_key") if self.cert else ("--tls_key", "--tls_cert")
-            raise UserError(f"{given} was given without {absent}: a client's certificate needs its private key, so give both or neither")
+            raise UserError(
+                f"{given} was given without {absent}: a client's certificate needs its private key, so give both or neither"
+            )
 
     def credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(_pem("--tls_ca", self.ca), _pem("--tls_key", self.key), _pem("--tls_cert", self.cert))
@@ -47,8 +49,10 @@ def _pem(flag: str, path: Path | None) -> bytes | None:
     except OSError as error:
         raise UserError(f"{flag} {path} cannot be read ({error.strerror}): give the path of a PEM file") from error
     if b"-----BEGIN " not in content:
-        raise UserError(f"{flag} {path} is not a PEM file: expected text with a line `-----BEGIN ...-----`; convert it, for example "
-                        "with `openssl x509 -inform der`, or give another file")
+        raise UserError(
+            f"{flag} {path} is not a PEM file: expected text with a line `-----BEGIN ...-----`; convert it, for example "
+            "with `openssl x509 -inform der`, or give another file"
+        )
     return content
 
 

@@ -93,7 +93,8 @@ class PredictClient:
         while True:
             try:
                 response = self._status.GetModelStatus(self._asked.status_request(), timeout=self._deadline)
-                if version := readiness.available(response.model_version_status):
+                version = readiness.available(response.model_version_status)
+                if version is not None:
                     return version if self._asked.label is None else self._metadata(self._asked).model_spec.version.value
             except grpc.RpcError as error:
                 readiness.failed(error, self._deadline)
@@ -178,5 +179,6 @@ class PredictClient:
 def check_limits(deadline: float, chunk_rows: int, concurrency: int) -> None:
     if chunk_rows < 1 or deadline <= 0 or concurrency < 1:
         raise ValueError(
-            f"chunk_rows and concurrency must be at least 1 and deadline above 0, received {chunk_rows}, {concurrency} and {deadline}"
+            "chunk_rows and concurrency must be at least 1 and deadline above 0, received "
+            f"{chunk_rows}, {concurrency} and {deadline}"
         )

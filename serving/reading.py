@@ -150,14 +150,17 @@ def reading_of(specs: Mapping, schema: Schema | None = None, *, name: str,
     fields = {field.name: field for field in schema.fields} if schema else {}
     if schema and set(fields) != set(specs):
         raise UserError(
-            f"schema {schema.name!r} is not that of the model: it has the fields {sorted(fields)}, and the signature takes {sorted(specs)}: "
-            "give the schema.yaml of the data folder that the model was trained on"
+            f"schema {schema.name!r} is not that of the model: it has the fields {sorted(fields)}, and the signature takes "
+            f"{sorted(specs)}: give the schema.yaml of the data folder that the model was trained on"
         )
     _check_names("--column", sources, specs, "inputs of the signature")
-    _check_names("--list_separator", separators, [name for name, spec in specs.items() if spec.shape.rank == 2], "columns of lists or vectors")
-    sources = {name: field.source for name, field in fields.items()} | dict(sources)
-    separators = {name: field.separator for name, field in fields.items() if isinstance(field, ListField | VectorField)} | dict(separators)
-    columns = tuple(_column(name, spec, sources.get(name, name), separators.get(name, DEFAULT_LIST_SEPARATOR)) for name, spec in specs.items())
+    several = [name for name, spec in specs.items() if spec.shape.rank == 2]
+    _check_names("--list_separator", separators, several, "columns of lists or vectors")
+    sources = {**{name: field.source for name, field in fields.items()}, **sources}
+    separators = {**{field.name: field.separator for field in fields.values() if isinstance(field, ListField | VectorField)}, **separators}
+    columns = tuple(
+        _column(name, spec, sources.get(name, name), separators.get(name, DEFAULT_LIST_SEPARATOR)) for name, spec in specs.items()
+    )
     wanted = tuple(dict.fromkeys([*(column.source for column in columns), *keys]))
     written = {"format": schema.format, "separator": separator or schema.separator, "header": schema.header,
                "quoted": schema.quoted} if schema else {"separator": separator or ","}  # fmt: skip
@@ -170,8 +173,10 @@ def _check_types(specs: Mapping) -> None:
            if spec.dtype.name not in ("string", "float32") or spec.shape.rank not in (1, 2)
            or spec.dtype.name == "float32" and spec.shape.rank == 2 and not spec.shape[1]}  # fmt: skip
     if odd:
-        raise UserError(f"the signature takes {odd}, and a file can give one or several texts, one number, or a fixed number of "
-                        "numbers a row only: choose another --signature")
+        raise UserError(
+            f"the signature takes {odd}, and a file can give one or several texts, one number, or a fixed number of "
+            "numbers a row only: choose another --signature"
+        )
 
 
 def _check_names(flag: str, given: Mapping, known: Sequence[str] | Mapping, what: str) -> None:

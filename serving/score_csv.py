@@ -94,7 +94,9 @@ def score_csv(client, source: Path, output: Path | None, reading: Reading, max_r
 
 def client_columns(block: Block) -> dict[str, np.ndarray]:
     """The features of a block as `PredictClient.predict` takes them, each `[well-formed rows, ...]`."""
-    return {name: _client_column(column) for name, column in zip(block.features.schema.names, block.features.columns, strict=True)}
+    return {
+        name: _client_column(column) for name, column in zip(block.features.schema.names, block.features.columns, strict=True)
+    }
 
 
 def _client_column(column: pa.Array) -> np.ndarray:
@@ -133,8 +135,8 @@ def _check_header(names: Sequence[str], source: Path, layout: Layout) -> None:
     if absent:
         raise UserError(
             f"input {source} lacks the columns {absent} that the model takes: its header has {names}; add or rename them "
-            "(a column may be empty), say which columns they are (--schema, or --column INPUT=COLUMN), or choose the --separator that the "
-            "file uses"
+            "(a column may be empty), say which columns they are (--schema, or --column INPUT=COLUMN), or choose the --separator that "
+            "the file uses"
         )
     twice = [name for name in layout.columns if names.count(name) > 1]
     if twice:
@@ -177,7 +179,13 @@ class _Progress:
     def __init__(self, source: Path):
         self._size = source.stat().st_size
         self._live = sys.stderr.isatty()
-        columns = (TextColumn("score"), BarColumn(), TextColumn("{task.fields[status]}"), TextColumn("left"), TimeRemainingColumn())
+        columns = (
+            TextColumn("score"),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+        )
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True, disable=not self._live)
         self._task = self._bar.add_task("score", total=self._size, status="")
         self._start = self._shown = time.monotonic()

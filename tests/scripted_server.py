@@ -31,7 +31,9 @@ def expected_logits(columns) -> np.ndarray:
     prices = np.nan_to_num(np.array([np.nan if price is None else price for price in columns["price"]], np.float32))
     letters = [len((user or "").encode()) for user in columns["user"]]
     tags = [sum(tag not in ("", None) for tag in row or ()) for row in columns["tags"]]
-    return prices + letters + 100 * np.array(tags, np.float32) + np.nan_to_num(np.asarray(columns["image"], np.float32)).sum(axis=1)
+    return (
+        prices + letters + 100 * np.array(tags, np.float32) + np.nan_to_num(np.asarray(columns["image"], np.float32)).sum(axis=1)
+    )
 
 
 def _logits(inputs: dict[str, np.ndarray]) -> np.ndarray:

@@ -20,6 +20,7 @@ from preprocessing.schema import SPLITS, load_data_folder_schema
 from preprocessing.sources import find_files
 from preprocessing.transform import raw_feature_spec
 from preprocessing.values import single_precision
+from serving import batch
 from serving.export import publish
 from serving.predict_client import PredictClient, PredictError
 from serving.reading import reading_of
@@ -439,6 +440,23 @@ def test_a_file_is_scored_with_its_lists_and_vectors(client, work, tmp_path, exp
     np.testing.assert_allclose(np.array(scores[:ROWS], float), expected, rtol=1e-5)
     assert scores[ROWS] == ""  # its image has three numbers
     assert len(scores) == ROWS + 3
+
+
+def test_a_log_is_scored_offline_as_online(client, work, log, expected, tmp_path):
+    """By the schema that the export holds. Rows with a wrong weight or time can be scored."""
+    arguments = ["--model", work / "models", "--input", work / "log.csv", "--output", tmp_path / "scores"]
+    assert batch.main(list(map(str, arguments))) == 0
+    with (tmp_path / "scores" / "part-00000-of-00001.csv").open() as stream:
+        scores = {row["id"]: float(row["probability"]) for row in csv.DictReader(stream)}
+    assert list(scores) == [row["id"] for row in log] + ["bad2", "bad3"]
+    np.testing.assert_allclose([scores[row["id"]] for row in log], expected, rtol=1e-5)
+
+
+def test_candidates_are_ranked_as_rows_are_scored(client, log):
+    columns = columns_of([{**log[0], **{name: row[name] for name in ("item", "price", "genres", "image")}} for row in log[:50]])
+    shared = {name: values[0] for name, values in columns.items() if name not in ("item", "price", "genres", "image")}
+    candidates = {name: columns[name] for name in ("item", "price", "genres", "image")}
+    np.testing.assert_allclose(client.rank(shared, candidates)["logit"], client.predict(columns)["logit"], rtol=1e-5, atol=1e-5)
 
 
 def test_a_separator_for_a_column_without_lists_is_refused(client):

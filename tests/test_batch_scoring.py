@@ -121,6 +121,16 @@ def test_scores_keep_keys_and_order(score, tmp_path, monkeypatch):
     assert float(shards["part-00000-of-00002.csv"][0]["probability"]) == pytest.approx(1 / (1 + np.exp(-9.0)))
 
 
+def test_a_portable_runner_gives_the_same(score, tmp_path):
+    """Beam's own job service, whose workers get everything pickled."""
+    rows, logits = well_formed(0, 20)
+    path = write_csv(tmp_path / "a.csv", rows)
+    code, said = score("--input", path, "--key", "row", "--runner=PortableRunner", "--job_endpoint=embed", "--environment_type=LOOPBACK")
+    assert code == 0, said
+    [shard] = read_scores(tmp_path / "scores").values()
+    assert [(line["row"], float(line["logit"])) for line in shard] == [(str(row), logit) for (row, *_), logit in zip(rows, logits, strict=True)]
+
+
 def test_rejected_rows_are_kept_with_file_line_and_reason(score, tmp_path):
     path = write_csv(tmp_path / "a.csv", [["a", "u", "cheap", "", ""], ["b", "u", "1", "", ""], ["c"]])
     code, said = score("--input", path, "--key", "row", "--max_rejected_share", 0.7)
@@ -134,7 +144,9 @@ def test_rejected_rows_are_kept_with_file_line_and_reason(score, tmp_path):
     assert (written["rows"], written["rejected"], written["version"], written["keys"]) == (1, 2, 8, ["row"])
     assert written["files"] == [{"path": "part-00000-of-00001.csv", "input": str(path), "rows": 1}]
     code, said = score("--input", path, "--key", "row", output="none")
-    assert code == EXIT_USER_ERROR and "2 of 3 rows (66.67%) are malformed, more than --max_rejected_share 0.01 allows: 1 x" in said
+    assert (
+        code == EXIT_USER_ERROR and "2 of 3 rows (66.67%) are malformed, more than --max_rejected_share 0.01 allows: 1 x" in said
+    )
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.csv", "scores"], "nothing is left of the run that failed"
 
 
@@ -264,7 +276,9 @@ def test_mistakes_are_told(score, base_path, tmp_path, arguments, message):
 def test_a_key_may_not_be_called_like_an_output(score, tmp_path):
     (tmp_path / "a.csv").write_text("logit,uid,price,tags,image\n1,,,,\n")
     code, said = score("--input", tmp_path / "a.csv", "--key", "logit")
-    assert code == EXIT_USER_ERROR and "--key logit is called like an output of the model, ['logit', 'probability']: rename" in said
+    assert (
+        code == EXIT_USER_ERROR and "--key logit is called like an output of the model, ['logit', 'probability']: rename" in said
+    )
 
 
 def test_a_schema_of_another_model_is_refused(score, tmp_path):
@@ -279,7 +293,9 @@ def test_the_handler_answers_batches_of_any_size(base_path):
     tags = pa.ListArray.from_arrays(pa.array([0, 2, 2, 3, 3], pa.int32()), pa.array(["x", "y", "x"]).dictionary_encode())
     numbers = pa.array([1.0, np.nan, 2.0, 3.0], pa.float32())
     images = pa.FixedSizeListArray.from_arrays(pa.array([1, 2, np.nan, np.nan, 0, 0, 5, 5], pa.float32()), 2)
-    example = pa.RecordBatch.from_pydict({"user": texts, "price": numbers, "tags": tags, "image": images, "key row": pa.array(range(4))})
+    example = pa.RecordBatch.from_pydict(
+        {"user": texts, "price": numbers, "tags": tags, "image": images, "key row": pa.array(range(4))}
+    )
     expected = [3 + 1 + 3 + 200 + 3, 3, 3 + 2 + 3 + 100, 3 + 3 + 3 + 10]
     for call_rows in (1, 3, 100):
         handler = SavedModelHandler(str(base_path / "3"), call_rows=call_rows)

@@ -64,7 +64,10 @@ def short_waits(monkeypatch):
 
 
 def rows_of(request):
-    return [dict(zip(ROWS, values, strict=True)) for values in zip(*(tf.make_ndarray(request.inputs[name]) for name in ROWS), strict=True)]
+    return [
+        dict(zip(ROWS, values, strict=True))
+        for values in zip(*(tf.make_ndarray(request.inputs[name]) for name in ROWS), strict=True)
+    ]
 
 
 # ---- Columns ----
@@ -148,7 +151,7 @@ def test_a_call_that_was_not_taken_is_sent_again(client, server, passing):
     (Code.INVALID_ARGUMENT, "input size", "the server refused the inputs: compare them"),
     (Code.INVALID_ARGUMENT, "Unrecognized servable version label: x", "no version there carries that label: set it on the server"),
     (Code.FAILED_PRECONDITION, "Serving signature key", "has no such signature, or cannot answer it"),
-    (Code.FAILED_PRECONDITION, "different shapes and padding is turned off", "ask for the signature `serving_default`, or turn"),
+    (Code.FAILED_PRECONDITION, "different shapes and padding is turned off", "set its pad_variable_length_inputs, which the lists of this client allow"),
     (Code.NOT_FOUND, "Servable not found", "correct the model's name or the version"),
     (Code.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 4)", "larger than the server takes: send fewer rows a call"),
     (Code.UNIMPLEMENTED, "Method not found!", "not TensorFlow Serving's gRPC protocol: correct HOST:PORT"),
@@ -194,13 +197,17 @@ def test_a_server_that_is_down_is_told():
     with socket.socket() as taken:  # bound and not listening: nobody else can answer there
         taken.bind(("127.0.0.1", 0))
         client = PredictClient(f"127.0.0.1:{taken.getsockname()[1]}", MODEL)
-        with client, pytest.raises(PredictError, match="no server answers there: start one with .* wants TLS needs --tls") as caught:
+        with (
+            client,
+            pytest.raises(PredictError, match="no server answers there: start one with .* wants TLS needs --tls") as caught,
+        ):
             client.wait_until_ready(0.5)
     assert caught.value.code == Code.UNAVAILABLE
 
 
 def test_a_port_without_grpc_is_told_at_once():
     with socket.create_server(("127.0.0.1", 0)) as rest:
+
         def answer():
             connection, _ = rest.accept()
             with connection:
@@ -210,7 +217,10 @@ def test_a_port_without_grpc_is_told_at_once():
 
         threading.Thread(target=answer, daemon=True).start()
         client = PredictClient(f"127.0.0.1:{rest.getsockname()[1]}", MODEL)
-        with client, pytest.raises(PredictError, match=r"does not speak gRPC like this: give the server's gRPC port .* needs --tls"):
+        with (
+            client,
+            pytest.raises(PredictError, match=r"does not speak gRPC like this: give the server's gRPC port .* needs --tls"),
+        ):
             client.wait_until_ready(600)
 
 
@@ -234,13 +244,19 @@ def test_chunks_are_sent_at_once_and_joined_in_order(server):
 
 
 def test_a_client_waits_for_the_first_version(client, server):
-    server.statuses = [[(6, Status.START)], [(6, Status.END), (7, Status.LOADING)], [(6, Status.AVAILABLE), (7, Status.AVAILABLE)]]
+    server.statuses = [
+        [(6, Status.START)],
+        [(6, Status.END), (7, Status.LOADING)],
+        [(6, Status.AVAILABLE), (7, Status.AVAILABLE)],
+    ]
     assert client.wait_until_ready(30) == 7
 
 
 def test_waiting_ends_with_what_the_server_said(client, server):
     server.statuses = [[(6, Status.END), (7, Status.LOADING)]]
-    with pytest.raises(PredictError, match=r"no available version after 0.1 s \(versions: 6 END; 7 LOADING\): see the server's log"):
+    with pytest.raises(
+        PredictError, match=r"no available version after 0.1 s \(versions: 6 END; 7 LOADING\): see the server's log"
+    ):
         client.wait_until_ready(0.1)
 
 
@@ -275,7 +291,9 @@ def test_shared_features_are_sent_once_a_call(server):
     shared = {"user": [1, 1], "tags": [1, 1, 3], "candidate_count": [1], "shared_fields": [1]}
     assert shapes == [{**shared, "price": [1, 3], "image": [1, 3, 2]}, {**shared, "price": [1, 2], "image": [1, 2, 2]}]
     inputs = server.asked[1].inputs
-    assert tf.make_ndarray(inputs["shared_fields"]).tolist() == [b"user,tags"] and tf.make_ndarray(inputs["candidate_count"]).tolist() == [2]
+    assert tf.make_ndarray(inputs["shared_fields"]).tolist() == [b"user,tags"] and tf.make_ndarray(
+        inputs["candidate_count"]
+    ).tolist() == [2]
     assert server.asked[1].model_spec.signature_name == "candidates"
 
 
@@ -336,7 +354,9 @@ def test_async_failures_are_told(server):
 
 
 def test_async_candidates_are_ranked(server):
-    np.testing.assert_allclose(asynchronously(server, lambda client: client.rank(SHARED, CANDIDATES), chunk_rows=2)["logit"], RANKED)
+    np.testing.assert_allclose(
+        asynchronously(server, lambda client: client.rank(SHARED, CANDIDATES), chunk_rows=2)["logit"], RANKED
+    )
     nothing = asynchronously(server, lambda client: client.predict({name: [] for name in ROWS}))
     assert nothing["logit"].shape == (0,)
 
@@ -380,9 +400,11 @@ class Authority:
         names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        private = key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        return (self._write(f"{name}.pem", self._sign(subject, key.public_key(), names, usage)), self._write(f"{name}.key", private))
+        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        return (
+            self._write(f"{name}.pem", self._sign(subject, key.public_key(), names, usage)),
+            self._write(f"{name}.key", private),
+        )
 
 
 @pytest.fixture(scope="module")
@@ -395,7 +417,8 @@ def tls_server(authority):
     """A server that asks clients for a certificate of the authority."""
     certificate, key = authority.certificate("server")
     credentials = grpc.ssl_server_credentials(
-        [(key.read_bytes(), certificate.read_bytes())], authority.ca.read_bytes(), require_client_auth=True)
+        [(key.read_bytes(), certificate.read_bytes())], authority.ca.read_bytes(), require_client_auth=True
+    )
     with scripted_server.running(credentials) as server:
         yield server
 
@@ -412,12 +435,18 @@ def test_both_sides_show_certificates(tls_server, authority):
 def test_a_server_of_another_authority_is_refused_at_once(tls_server, tmp_path):
     (tmp_path / "other").mkdir()
     tls = Tls(Authority(tmp_path / "other").ca)
-    with PredictClient(tls_server.address, MODEL, tls=tls) as client, pytest.raises(PredictError, match="the TLS handshake failed: give"):
+    with (
+        PredictClient(tls_server.address, MODEL, tls=tls) as client,
+        pytest.raises(PredictError, match="the TLS handshake failed: give"),
+    ):
         client.wait_until_ready(600)
 
 
 def test_a_client_without_tls_is_told(tls_server):
-    with PredictClient(tls_server.address, MODEL) as client, pytest.raises(PredictError, match="a server that wants TLS needs --tls or --tls_ca"):
+    with (
+        PredictClient(tls_server.address, MODEL) as client,
+        pytest.raises(PredictError, match="a server that wants TLS needs --tls or --tls_ca"),
+    ):
         client.wait_until_ready(0.1)
 
 
@@ -428,7 +457,9 @@ def test_wrong_files_of_certificates_are_told(authority, tmp_path):
         Tls(authority.ca, certificate)
     with pytest.raises(UserError, match="--tls_key was given without --tls_cert"):
         Tls(authority.ca, key=key)
-    with pytest.raises(UserError, match=r"--tls_ca .*none cannot be read \(No such file or directory\): give the path of a PEM file"):
+    with pytest.raises(
+        UserError, match=r"--tls_ca .*none cannot be read \(No such file or directory\): give the path of a PEM file"
+    ):
         Tls(tmp_path / "none").credentials()
     with pytest.raises(UserError, match="--tls_ca .*der is not a PEM file: expected text with a line"):
         Tls(tmp_path / "der").credentials()
@@ -455,7 +486,9 @@ def score(server, tmp_path, capsys):
     def run(path, *arguments):
         output = tmp_path / "out" / "scores.csv"
         output.parent.mkdir(exist_ok=True)
-        code = command.main(["--server", server.address, "--model", MODEL, "--input", str(path), "--output", str(output), *map(str, arguments)])
+        code = command.main(
+            ["--server", server.address, "--model", MODEL, "--input", str(path), "--output", str(output), *map(str, arguments)]
+        )
         logits = None
         if output.exists():
             with output.open() as stream:
@@ -492,7 +525,10 @@ def test_a_schema_says_how_the_file_is_written(score, tmp_path):
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
     code, _, said = score(path, "--schema", tmp_path / "other.yaml")
     assert code == EXIT_USER_ERROR
-    assert "it has the fields ['price', 'user'], and the signature takes ['image', 'price', 'tags', 'user']: give the schema.yaml" in said
+    assert (
+        "it has the fields ['price', 'user'], and the signature takes ['image', 'price', 'tags', 'user']: give the schema.yaml"
+        in said
+    )
 
 
 def test_parquet_and_tfrecord_are_read(score, tmp_path):
@@ -572,7 +608,19 @@ def test_a_bad_file_is_explained(score, tmp_path, text, message):
 
 
 def test_every_kind_of_malformed_row_is_named(score, tmp_path):
-    rows = [b"ann,0.5,,", b"bob", b'"bob\n",2,,', b"ann,cheap,,", b"", b"a\xff,1,,", b"bob,2,x", b"bob, 2 ,,", b"eve,1,x,y,z", b"ann,nan,,", b"-"]
+    rows = [
+        b"ann,0.5,,",
+        b"bob",
+        b'"bob\n",2,,',
+        b"ann,cheap,,",
+        b"",
+        b"a\xff,1,,",
+        b"bob,2,x",
+        b"bob, 2 ,,",
+        b"eve,1,x,y,z",
+        b"ann,nan,,",
+        b"-",
+    ]
     (tmp_path / "in.csv").write_bytes(b"user,price,tags,image\n" + b"\n".join(rows))
     code, logits, said = score(tmp_path / "in.csv", "--max_rejected_share", 0.6)
     assert (code, logits) == (0, [3.5, None, 6.0, None, None, None, 5.0, None, 3.0, None])
@@ -592,7 +640,10 @@ def test_absent_files_are_told(score, tmp_path, capsys):
     code, _, said = score(tmp_path / "none.csv")
     assert code == EXIT_USER_ERROR and "none.csv does not exist: give a CSV file with a header" in said
     path = write_csv(tmp_path / "in.csv", LOG)
-    assert command.main(["--model", MODEL, "--input", str(path), "--output", str(tmp_path / "none" / "scores.csv")]) == EXIT_USER_ERROR
+    assert (
+        command.main(["--model", MODEL, "--input", str(path), "--output", str(tmp_path / "none" / "scores.csv")])
+        == EXIT_USER_ERROR
+    )
     assert "none does not exist: create it first" in " ".join(capsys.readouterr().err.split())
 
 
@@ -621,6 +672,8 @@ def test_no_thread_still_reads_when_the_command_ends_with_an_error(tmp_path):
     path = tmp_path / "in.csv.gz"
     path.write_bytes(gzip.compress(b"user,cost\n" + b"ann,1.5\n" * 8_000_000, 1))
     for _ in range(4):  # which thread is first is chance
-        done = subprocess.run([sys.executable, "-c", END_WITH_AN_ERROR, path], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", END_WITH_AN_ERROR, path], cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
         assert done.returncode == EXIT_USER_ERROR and "lacks the columns ['price']" in " ".join(done.stderr.split())
         assert "terminate" not in done.stderr
