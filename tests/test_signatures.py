@@ -15,6 +15,7 @@ from serving.signature_defs import read_signature_defs
 from serving.signatures import joinable, parse_raw_examples, raw_specs
 from serving.warmup import MAX_RECORDS, WARMUP_FILE, read_warmup, write_warmup
 from trainer.config import load_config
+from trainer.metrics import Calibration
 from trainer.models import build_model
 
 FIELDS = ["user", "price", "item", "device", "history", "tags", "image"]
@@ -292,6 +293,31 @@ def test_masks_are_known_after_training_with_them(data, settings, pretrained, kn
     model = build_model(data[1], load_config(None, ["model.dcn.hidden_units=[4]", *settings]))
     model.pretrained = pretrained
     assert model.knows_masks == knows
+
+
+@pytest.mark.parametrize("mask_embedding", ["field", "shared", "zero"])
+def test_masked_logits_are_calibrated_logits(data, mask_embedding):
+    data_dir, schema = data
+    features = served_kinds.training_features(data_dir, schema, COLUMNS)
+    settings = ["model.dcn.hidden_units=[4]", "model.embedding_init=1", f"model.mask_embedding={mask_embedding}"]
+    model = build_model(schema, load_config(None, settings))
+    masked, none = tf.constant([[True, *[False] * 5]] * 3), tf.zeros([3, 6], tf.bool)
+    loss = model.click_logits(features) - model.masked_click_logits(features, masked)
+    model.calibration = Calibration(slope=2.0, intercept=1.0)
+    np.testing.assert_allclose(model.masked_click_logits(features, none), model.click_logits(features), rtol=1e-5)
+    np.testing.assert_allclose(model.click_logits(features) - model.masked_click_logits(features, masked), 2 * loss, rtol=1e-4, atol=1e-6)
+    assert np.abs(loss).max() > 1e-3
+
+
+def test_fields_that_the_model_ignores_are_sent_and_not_read(data, examples, named, tmp_path):
+    data_dir, schema = data
+    save_served_model(SumOfIds(schema.without(["price", "tags"])), data_dir, tmp_path / "1")
+    answers = verify.answers(tmp_path / "1", examples.numpy())  # compares all signatures
+    np.testing.assert_allclose(answers["predict/logit"], SUMS[:, [0, 2, 3, 4]].sum(axis=1) / 100, rtol=1e-6)
+    signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
+    assert signatures["explain"](**named)["field"].numpy()[0].tolist() == [b"user", b"item", b"device", b"history"]
+    request = candidates(["user"], [2], user=[["ann"]], item=[["i1", "i3"]], price=[[0.5, 20]], history=[[["i2"], ["i1"]]])
+    np.testing.assert_allclose(signatures["candidates"](**request)["logit"], [[(2 + 2 + 3) / 100, (2 + 4 + 2) / 100]], rtol=1e-6)
 
 
 # Warm-up and verification.

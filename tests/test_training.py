@@ -132,10 +132,12 @@ def test_finetuning_without_pretraining_needs_the_flag(data, tmp_path, capsys):
     assert not (tmp_path / "new" / "finetune" / "checkpoints").exists()
 
 
-def test_finetuning_from_scratch_with_the_flag(data, tmp_path, capsys):
+def test_finetuning_from_scratch_with_the_flag(data, trained, tmp_path, capsys):
     assert task.main(["--stage=finetune", "--from_scratch", *flags(data, tmp_path / "new", "model.backbone=hstu")]) == 0
     assert "starting from random parameters" in capsys.readouterr().out
-    assert load_trained(tmp_path / "new").run_config.model.backbone == "hstu"
+    model = load_trained(tmp_path / "new")
+    assert model.run_config.model.backbone == "hstu"
+    assert not model.knows_masks and load_trained(trained[0]).knows_masks
 
 
 def test_another_configuration_is_refused_with_the_difference(trained, data, capsys):
