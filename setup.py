@@ -49,6 +49,7 @@ setup(
             "dgenctr-versions=serving.versions:main",
             "dgenctr-server=serving.server:main",
             "dgenctr-client=serving.client:main",
+            "dgenctr-score=serving.batch:main",
         ]
     },
 )

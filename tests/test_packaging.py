@@ -55,7 +55,7 @@ def test_every_entry_point_is_a_main(installed):
     metadata.read(next(installed.glob("dgenctr-*.dist-info")) / "entry_points.txt")
     scripts = dict(metadata["console_scripts"])
     assert set(scripts) == {"dgenctr-preprocess", "dgenctr-synthetic", "dgenctr-train", "dgenctr-export",
-                            "dgenctr-versions", "dgenctr-server", "dgenctr-client"}
+                            "dgenctr-versions", "dgenctr-server", "dgenctr-client", "dgenctr-score"}
     for target in scripts.values():
         module, function = target.split(":")
         source = (installed / module.replace(".", "/")).with_suffix(".py").read_text(encoding="utf-8")
