@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError, run
 from preprocessing.schema import SCHEMA_FILE, Schema, load_data_folder_schema, train_checksum
-from serving.labels import read_pin, read_register, require_label
+from serving.labels import read_register, require_label
 from serving.model_card import Facts, read_facts, write_model_card
 from serving.publishing import keep_highest, require_count, staged_version
 from serving.publishing import publish as publish_version
@@ -88,7 +88,7 @@ def publish(model: "ClickModel", data_dir: Path, base_path: Path, facts: Facts |
             write_model_card(version, facts, len(examples), difference)
         version_dir = publish_version(version, base_path, label)
     print(f"export: published {version_dir}" + (f" with label {label}" if label else ""))
-    if (pin := read_pin(base_path)) is not None:
+    if (pin := read_register(base_path).pin) is not None:
         print(f"export: version {pin} is pinned, so servers stay with it until `python -m serving.versions unpin {base_path}`")
     if keep is not None and (gone := keep_highest(base_path, keep)):
         print(f"export: removed versions {', '.join(map(str, gone))}")

@@ -11,6 +11,7 @@ a version above the pin.
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from pydantic import Field as Setting
 from preprocessing.errors import UserError
 from preprocessing.files import flush, write_atomically
 from serving.checksums import require_sound
-from serving.versions import MAX_VERSION, exported_versions, find_versions, locked
+from serving.versions import MAX_VERSION, exported_versions, locked
 
 REGISTER_FILE = "versions.json"
 LABEL_PATTERN = r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$"
@@ -55,11 +56,15 @@ class Register(BaseModel):
         named = {version: f"label {label}" for label, version in self.labels.items()}
         return named if self.pin is None else {**named, self.pin: "the pin"}
 
-    def served(self, versions: list[int]) -> int | None:
+    def served(self, versions: Collection[int]) -> int | None:
         """Which of the versions answers requests without a label; None where there is none, or the pinned one is not among them."""
         if self.pin is None:
             return max(versions, default=None)
         return self.pin if self.pin in versions else None
+
+    def wanted(self, versions: Collection[int]) -> set[int]:
+        """Which of the versions are to be loaded: the one that answers requests without a label, and the labelled ones."""
+        return {self.served(versions), *self.labels.values()} & set(versions)
 
 
 def read_register(base_path: Path) -> Register:
@@ -86,21 +91,6 @@ def write_register(base_path: Path, register: Register) -> None:
     """Replaces `versions.json`, durably. Only under `versions.locked`."""
     write_atomically(base_path / REGISTER_FILE, register.model_dump_json(indent=1))
     flush(base_path)
-
-
-def read_labels(base_path: Path) -> dict[str, int]:
-    """Label -> version. A version may be gone: nothing stops people from deleting folders by hand."""
-    return dict(read_register(base_path).labels)
-
-
-def read_pin(base_path: Path) -> int | None:
-    return read_register(base_path).pin
-
-
-def wanted_versions(base_path: Path) -> list[int]:
-    """The versions to load, lowest first: the pinned one or else the highest, and the labelled ones, as far as they exist."""
-    found, register = find_versions(base_path), read_register(base_path)
-    return sorted({register.served(list(found)), *register.labels.values()} & found.keys())
 
 
 def require_label(label: str, version: int | None, register: Register) -> None:

@@ -44,7 +44,7 @@ def model_config(base_path: Path, name: str, served_path: str, load_all: bool = 
         model.model_version_policy.all.SetInParent()
     elif register.protected:
         comments += _NUMBERED
-        model.model_version_policy.specific.versions.extend(sorted({register.served(versions), *register.protected}))
+        model.model_version_policy.specific.versions.extend(sorted(register.wanted(versions)))
     else:
         model.model_version_policy.latest.num_versions = 1
     if register.labels:

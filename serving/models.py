@@ -162,7 +162,7 @@ class ServedVersions:
             pin = self._register.pin
             gone = folders and pin is not None and pin not in folders
             self._complain(f"{self.config.base_path} lacks the pinned version {pin}; what is live stays so" if gone else "")
-        return {self._register.served(list(folders)), *self._register.labels.values()} & folders.keys()
+        return self._register.wanted(folders.keys())
 
     def _complain(self, complaint: str) -> None:
         """Logs what is wrong, once for as long as it is."""

@@ -258,7 +258,7 @@ def _require_removable(version: int, base_path: Path, folders: dict[int, Path], 
         )
     if holder := register.protected.get(version):
         raise UserError(f"version {version} stays, because {holder} names it: move or remove that first")
-    if version == register.served(list(folders)):
+    if version == register.served(folders):
         raise UserError(f"version {version} stays, because it answers requests: publish another version or roll back first")
 
 

@@ -39,7 +39,7 @@ def _list(arguments: argparse.Namespace) -> tuple[dict, str]:
     base_path = arguments.base
     register, exported = labels.read_register(base_path), exported_versions(base_path)
     found = find_versions(base_path)
-    served = register.served(list(exported))
+    served = register.served(exported)
     versions = [
         {
             "version": version,

@@ -13,7 +13,7 @@ from published_versions import published, write
 from preprocessing.errors import UserError
 from serving import publishing
 from serving.checksums import CHECKSUM_FILE, damage
-from serving.labels import read_labels, read_register, remove_pin, set_label, set_pin
+from serving.labels import read_register, remove_pin, set_label, set_pin
 from serving.publishing import keep_highest, publish, remove, roll_back, staged_version
 from serving.versions import MAX_VERSION, exported_versions, find_versions
 
@@ -98,7 +98,7 @@ def test_everything_is_on_the_disk_before_the_rename_and_the_rename_after_it(tmp
 
 def test_a_version_is_published_with_a_label(three):
     assert published(three, label="canary") == 4
-    assert read_labels(three) == {"canary": 4}
+    assert read_register(three).labels == {"canary": 4}
 
 
 @pytest.mark.parametrize(("label", "message"), [("canary", "cannot name a new version while version 2 is pinned"),
@@ -211,7 +211,7 @@ def test_a_kill_leaves_nothing_half_and_nothing_in_the_way(tmp_path, moment):
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert contents(tmp_path) == left
     assert all(damage(folder) is None for folder in find_versions(tmp_path).values())
-    assert set(read_labels(tmp_path).values()) <= set(left)
+    assert set(read_register(tmp_path).labels.values()) <= set(left)
 
     assert published(tmp_path, "next") == next_number
     assert contents(tmp_path) == {**left, next_number: "next"}
@@ -247,7 +247,7 @@ def test_labels_of_the_replaced_version_move_and_others_stay(three):
     set_label(three, "canary", 3)
     set_label(three, "stable", 2)
     assert roll_back(three).moved_labels == ("canary",)
-    assert read_labels(three) == {"canary": 4, "stable": 2}
+    assert read_register(three).labels == {"canary": 4, "stable": 2}
 
 
 def test_a_foreign_highest_folder_is_rolled_back_too(three):

@@ -13,15 +13,7 @@ from published_versions import published
 from tensorflow_serving.config import model_server_config_pb2
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
-from serving.labels import (
-    read_labels,
-    read_pin,
-    remove_label,
-    remove_pin,
-    set_label,
-    set_pin,
-    wanted_versions,
-)
+from serving.labels import read_register, remove_label, remove_pin, set_label, set_pin
 from serving.model_config import model_config
 from serving.versions import MAX_VERSION, exported_versions, find_versions, locked, main
 
@@ -48,6 +40,10 @@ def said(capsys):
     return run
 
 
+def wanted(base):
+    return sorted(read_register(base).wanted(find_versions(base)))
+
+
 # Which folders are versions.
 
 
@@ -71,35 +67,35 @@ def test_an_exported_version_has_a_saved_model(base):
 
 
 def test_without_labels_and_pin_the_highest_is_wanted(base, tmp_path):
-    assert (read_labels(base), read_pin(base), wanted_versions(base)) == ({}, None, [3])
-    assert (read_labels(tmp_path), read_pin(tmp_path), wanted_versions(tmp_path)) == ({}, None, [])
+    assert (dict(read_register(base)), wanted(base)) == ({"highest": 3, "labels": {}, "pin": None, "copies": {}}, [3])
+    assert (read_register(tmp_path).highest, wanted(tmp_path)) == (0, [])
 
 
 def test_labelled_versions_are_wanted_too(base):
     assert set_label(base, "stable", 1) is None
     assert set_label(base, "canary", 3) is None
-    assert wanted_versions(base) == [1, 3]
+    assert wanted(base) == [1, 3]
     assert set_label(base, "stable", 2) == 1
-    assert wanted_versions(base) == [2, 3]
+    assert wanted(base) == [2, 3]
     assert remove_label(base, "canary") == 3
-    assert read_labels(base) == {"stable": 2}
+    assert read_register(base).labels == {"stable": 2}
 
 
 def test_the_pinned_version_is_wanted_instead_of_the_highest(base):
     assert set_pin(base, 2) is None
     set_label(base, "old", 1)
     published(base, "four")
-    assert (read_pin(base), wanted_versions(base)) == (2, [1, 2])
+    assert (read_register(base).pin, wanted(base)) == (2, [1, 2])
     assert set_pin(base, 4) == 2
     assert remove_pin(base) == 4
-    assert (read_pin(base), wanted_versions(base)) == (None, [1, 4])
+    assert (read_register(base).pin, wanted(base)) == (None, [1, 4])
 
 
 def test_what_was_deleted_by_hand_is_not_wanted(base):
     set_label(base, "stable", 1)
     subprocess.run(["rm", "-r", base / "1"], check=True)
-    assert read_labels(base) == {"stable": 1}
-    assert wanted_versions(base) == [3]
+    assert read_register(base).labels == {"stable": 1}
+    assert wanted(base) == [3]
 
 
 @pytest.mark.parametrize(
@@ -131,7 +127,7 @@ def test_impossible_labels_and_pins_are_refused(base, do, message):
 def test_a_register_changed_by_hand_is_refused(base, content, place):
     (base / "versions.json").write_text(content)
     with pytest.raises(UserError, match=rf"versions.json is not readable: {place}.*; it was changed by hand .*\{{\"highest\": N\}}"):
-        read_labels(base)
+        read_register(base)
     with pytest.raises(UserError, match="versions.json is not readable"):
         published(base)
     assert list(find_versions(base)) == [1, 2, 3]
@@ -162,9 +158,9 @@ def test_who_has_to_wait_is_told_so(base, capsys):
                 break
             time.sleep(0.05)
         assert said == f"waiting: another process is changing {base}\n"
-        assert read_pin(base) is None
+        assert read_register(base).pin is None
     waiting.join(30)
-    assert read_pin(base) == 1
+    assert read_register(base).pin == 1
 
 
 # The commands.
