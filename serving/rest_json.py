@@ -214,7 +214,7 @@ def _decimal(name: str, value, kind: tf.DType) -> float:
     if type(value) not in (int, float):
         _refuse(name, value, kind)
     exact = 2 ** (24 if kind == tf.float32 else 53) - 1
-    lossy = abs(value) > exact if type(value) is int else math.isfinite(value) and abs(value) > kind.max
+    lossy = abs(value) > exact if type(value) is int else math.isfinite(value) and abs(value) > float(kind.max)
     if lossy:
         raise invalid(f"{name}: Cannot convert JSON value: {_quoted(value)} to {kind.name} without loss of precision.")
     return float(value)

@@ -49,7 +49,9 @@ class Asked:
     def rest(self, path: str, body: bytes | None = None):
         """HTTP status and content: an object where it is JSON, else text."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.server.rest_port}{path}", data=body, timeout=SECONDS) as response:
+            with urllib.request.urlopen(
+                f"http://127.0.0.1:{self.server.rest_port}{path}", data=body, timeout=SECONDS
+            ) as response:
                 status, kind, text = response.status, response.headers["Content-Type"], response.read().decode()
         except urllib.error.HTTPError as error:
             status, kind, text = error.code, error.headers["Content-Type"], error.read().decode()
@@ -58,7 +60,10 @@ class Asked:
 
 @contextmanager
 def running(
-    configs: ModelConfig | Iterable[ModelConfig], batching: BatchingParameters | None = None, channel=grpc.insecure_channel, **listening
+    configs: ModelConfig | Iterable[ModelConfig],
+    batching: BatchingParameters | None = None,
+    channel=grpc.insecure_channel,
+    **listening,
 ) -> Iterator[Asked]:
     """Serves models until the block ends; nothing polls for new versions but `asked.models.poll()`."""
     configs = [configs] if isinstance(configs, ModelConfig) else list(configs)

@@ -51,7 +51,11 @@ def answers(response):
 def test_predict_answers_what_was_asked(server):
     response = server.prediction.Predict(tiny.predict_request((1.0, 2.5)), timeout=SECONDS)
     assert answers(response) == {"score": [11.0, 12.5], "name": [b"n1", b"n2.5"]}
-    assert (response.model_spec.name, response.model_spec.version.value, response.model_spec.signature_name) == ("tiny", 3, "predict")
+    assert (response.model_spec.name, response.model_spec.version.value, response.model_spec.signature_name) == (
+        "tiny",
+        3,
+        "predict",
+    )
 
 
 def test_numbers_lie_in_their_typed_fields_as_clients_in_other_languages_expect(server):
@@ -93,8 +97,13 @@ def test_a_context_is_part_of_every_example_and_an_example_overrides_it():
     request = tiny.classify_request(())
     request.input.example_list_with_context.context.CopyFrom(tiny.example(7.0))
     request.input.example_list_with_context.examples.extend([tf.train.Example(), tiny.example(1.0)])
-    found = [tf.train.Example.FromString(row).features.feature["x"].float_list.value for row in serialized_examples(request.input)]
+    found = [
+        tf.train.Example.FromString(row).features.feature["x"].float_list.value for row in serialized_examples(request.input)
+    ]
     assert found == [[7.0], [1.0]]
+
+
+REGRESS = ("tiny", "regress", REGRESS_METHOD)
 
 
 def multi_request(*tasks, xs=(0.5,)):
@@ -107,7 +116,7 @@ def multi_request(*tasks, xs=(0.5,)):
 
 
 def test_multi_inference_answers_every_task_in_order(server):
-    request = multi_request(("tiny", "regress", REGRESS_METHOD), ("tiny", "classify", CLASSIFY_METHOD))
+    request = multi_request(REGRESS, ("tiny", "classify", CLASSIFY_METHOD))
     first, second = server.prediction.MultiInference(request, timeout=SECONDS).results
     assert [one.value for one in first.regression_result.regressions] == [10.5]
     assert [one.label for one in second.classification_result.classifications[0].classes] == ["no", "yes"]
@@ -203,7 +212,7 @@ def _examples(*texts):
         (lambda: _filtered("rank"), INVALID, "output tensor alias not found in signature: {rank}"),
         (lambda: _filtered("score", "score"), INVALID, "duplicate output tensor alias"),
         (lambda: _examples(b"garbage"), INVALID, "Could not parse example input"),
-        (lambda: _examples(tf.train.Example().SerializeToString()), INVALID, "x (data type: float) is required but could not be found"),
+        (lambda: _examples(tf.train.Example().SerializeToString()), INVALID, "x (data type: float) is required but"),
     ],
 )  # fmt: skip
 def test_a_wrong_predict_request_gets_its_status(server, request_of, code, message):
@@ -219,7 +228,7 @@ def test_a_wrong_predict_request_gets_its_status(server, request_of, code, messa
         ("Classify", lambda: tiny.classify_request(signature="rank"), INVALID, "No signature was found with the name: rank"),
         ("Classify", lambda: tiny.classify_request(signature="predict"), INVALID, "Expected one input Tensor."),
         ("Classify", lambda: tiny.classify_request(signature="join"), PRECONDITION, "No classification inputs found"),
-        ("Classify", lambda: tiny.classify_request(signature="regress"), PRECONDITION, "at least one of \"classes\" or \"scores\""),
+        ("Classify", lambda: tiny.classify_request(signature="regress"), PRECONDITION, "contain at least one of"),
         ("Classify", lambda: tiny.classify_request(()), INVALID, "Input is empty."),
         ("Classify", lambda: tiny.classify_request(model="other"), MISSING, "Latest(other)"),
         ("Classify", classification_pb2.ClassificationRequest, INVALID, "Missing ModelSpec"),
@@ -229,11 +238,11 @@ def test_a_wrong_predict_request_gets_its_status(server, request_of, code, messa
         ("MultiInference", inference_pb2.MultiInferenceRequest, INVALID, "must have at least one task"),
         ("MultiInference", lambda: multi_request(("tiny", "regress", "tensorflow/serving/predict")), Code.UNIMPLEMENTED,
          "Unsupported signature method_name: tensorflow/serving/predict"),
-        ("MultiInference", lambda: multi_request(("tiny", "regress", REGRESS_METHOD), ("tiny", "regress", REGRESS_METHOD)), INVALID,
+        ("MultiInference", lambda: multi_request(REGRESS, REGRESS), INVALID,
          "Duplicate evaluation of signature: regress"),
-        ("MultiInference", lambda: multi_request(("tiny", "regress", REGRESS_METHOD), ("other", "classify", CLASSIFY_METHOD)), INVALID,
+        ("MultiInference", lambda: multi_request(REGRESS, ("other", "classify", CLASSIFY_METHOD)), INVALID,
          "must access the same model name"),
-        ("MultiInference", lambda: multi_request(("tiny", "regress", REGRESS_METHOD), xs=()), INVALID, "Input is empty."),
+        ("MultiInference", lambda: multi_request(REGRESS, xs=()), INVALID, "Input is empty."),
     ],
 )  # fmt: skip
 def test_wrong_requests_for_examples_get_their_status(server, call, request_of, code, message):
@@ -431,7 +440,9 @@ def test_a_stop_answers_what_is_in_progress_and_refuses_the_rest(saved, tmp_path
 def test_requests_are_counted_by_model_and_status(server):
     def count(status, model="tiny"):
         text = server.get("/monitoring/prometheus/metrics")[1]
-        found = re.search(rf'^:tensorflow:serving:request_count{{model_name="{model}",status="{status}"}} (\d+)$', text, re.MULTILINE)
+        found = re.search(
+            rf'^:tensorflow:serving:request_count{{model_name="{model}",status="{status}"}} (\d+)$', text, re.MULTILINE
+        )
         return int(found[1]) if found else 0
 
     before = count("OK"), count("INVALID_ARGUMENT"), count("NOT_FOUND", "")
@@ -442,4 +453,7 @@ def test_requests_are_counted_by_model_and_status(server):
     text = server.get("/monitoring/prometheus/metrics")[1]
     assert "invented" not in text
     assert 'request_latency_count{model_name="tiny",API="Predict",entrypoint="GRPC",status="OK"}' in text
-    assert 'dgenctr_serving_live_version{model_name="tiny"} 3' in text and 'dgenctr_serving_load_seconds_count{model_name="tiny"} 1' in text
+    assert (
+        'dgenctr_serving_live_version{model_name="tiny"} 3' in text
+        and 'dgenctr_serving_load_seconds_count{model_name="tiny"} 1' in text
+    )

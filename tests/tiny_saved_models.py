@@ -47,7 +47,7 @@ class Scorer(tf.Module):
 
 
 def save(folder: Path, bias: float = 0.0, *, warm: bool = True) -> Path:
-    """Writes a version with the signatures `serving_default` (examples), `predict`, `join`, `classify`, `regress`, `total`, `count`."""
+    """Writes a version; `serving_default` takes examples, each other signature has its method's name."""
     model = Scorer(bias)
     default = tf.function(lambda examples: {"score": model.parsed(examples)})
     signatures = {
@@ -57,7 +57,9 @@ def save(folder: Path, bias: float = 0.0, *, warm: bool = True) -> Path:
     }  # fmt: skip
     tf.saved_model.save(model, str(folder), signatures=signatures)
     if warm:
-        write_warmup(folder, prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=predict_request())))
+        write_warmup(
+            folder, prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=predict_request()))
+        )
     return folder
 
 
@@ -80,7 +82,9 @@ def predict_request(xs=(1.0, 2.0), model: str = "tiny", signature: str = "predic
     return request
 
 
-def classify_request(xs=(1.0, 2.0), model: str = "tiny", signature: str = "classify", **spec) -> classification_pb2.ClassificationRequest:
+def classify_request(
+    xs=(1.0, 2.0), model: str = "tiny", signature: str = "classify", **spec
+) -> classification_pb2.ClassificationRequest:
     request = classification_pb2.ClassificationRequest()
     fill_spec(request.model_spec, model, signature, **spec)
     request.input.example_list.examples.extend(map(example, xs))

@@ -1,0 +1,423 @@
+"""What a server loads and when: swaps, failures, policies, labels and pins, reloads, and what is given back."""
+
+import shutil
+import weakref
+
+import grpc
+import pytest
+import tensorflow as tf
+import tiny_saved_models as tiny
+from running_server import SECONDS, Status, copy_in, refusal, running, served
+from tensorflow_serving.apis import model_management_pb2
+from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog, PredictLog, RegressLog, SessionRunLog
+
+from preprocessing.errors import UserError
+from serving.example_inference import REGRESS_METHOD
+from serving.labels import REGISTER_FILE
+from serving.loading import Loader
+from serving.metrics import ServerMetrics
+from serving.model_server import wait_for_first_versions
+from serving.models import REMEMBERED_VERSIONS, ServedVersions
+from serving.served_models import ServedModels
+from serving.status import StatusError
+from serving.versions import SAVED_MODEL_FILE
+from serving.warmup import WARMUP_FILE
+
+Code = grpc.StatusCode
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("saved") / "version")
+
+
+@pytest.fixture
+def base_path(saved, tmp_path):
+    """A base path with the versions 1, 2 and 3."""
+    base_path = tmp_path / "base"
+    base_path.mkdir()
+    for version in (1, 2, 3):
+        copy_in(saved, base_path, version)
+    return base_path
+
+
+def polled(base_path, **changes):
+    versions = ServedVersions(served(base_path, **changes), Loader(), ServerMetrics())
+    versions.poll()
+    return versions
+
+
+def states(versions):
+    return {version: status.state for version, status in versions.statuses().items()}
+
+
+def asked(**spec):
+    return tiny.predict_request(**spec).model_spec
+
+
+# Which versions.
+
+
+@pytest.mark.parametrize(
+    ("policy", "live"),
+    [
+        ({}, [3]),
+        ({"latest": 2, "by_operator": False}, [2, 3]),
+        ({"latest": 0, "by_operator": False}, [1, 2, 3]),
+        ({"specific": (1, 2), "by_operator": False}, [1, 2]),
+        ({"specific": (2, 9), "by_operator": False}, [2]),
+    ],
+)
+def test_a_policy_says_what_is_loaded(base_path, policy, live):
+    assert polled(base_path, **policy).live_versions == live
+
+
+def test_a_model_rolls_back_and_unloads(base_path):
+    versions = polled(base_path)
+    for version in (3, 2):
+        shutil.rmtree(base_path / str(version))
+        versions.poll()
+        assert versions.live_version == version - 1
+    shutil.rmtree(base_path / "1")
+    versions.poll()
+    assert versions.live_version is None and set(states(versions).values()) == {Status.END}
+    with pytest.raises(StatusError, match=r"Latest\(tiny\)"):
+        versions.servable(asked())
+
+
+def test_a_base_path_that_goes_away_unloads_nothing(base_path, caplog):
+    versions = polled(base_path)
+    base_path.rename(base_path.with_name("elsewhere"))
+    for _ in range(3):
+        versions.poll()
+    assert versions.live_versions == [3]
+    assert caplog.text.count("base is gone; what is live stays so") == 1
+    base_path.with_name("elsewhere").rename(base_path)
+    versions.poll()
+    assert versions.live_versions == [3]
+
+
+def register(base_path, text):
+    (base_path / REGISTER_FILE).write_text(text)
+
+
+def test_labels_and_pin_of_the_operator_are_followed(base_path):
+    versions = polled(base_path)
+    register(base_path, '{"labels": {"stable": 1, "canary": 2}, "pin": 2}')
+    versions.poll()
+    assert versions.live_versions == [1, 2]
+    assert [versions.servable(asked(label=label)).version for label in ("stable", "canary", "")] == [1, 2, 2]
+    assert versions.servable(asked(version=1)).version == 1
+    with pytest.raises(StatusError, match=r"Specific\(tiny, 3\)"):
+        versions.servable(asked(version=3))
+    register(base_path, "{}")
+    versions.poll()
+    assert versions.live_versions == [3]
+    with pytest.raises(StatusError, match="Unrecognized servable version label: stable"):
+        versions.servable(asked(label="stable"))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("{", "labels and pin stay as they were"), ('{"pin": 9}', "lacks the pinned version 9; what is live stays so")],
+)
+def test_a_register_that_makes_no_sense_changes_nothing(base_path, caplog, text, complaint):
+    register(base_path, '{"labels": {"stable": 2}, "pin": 2}')
+    versions = polled(base_path)
+    register(base_path, text)
+    versions.poll()
+    assert versions.live_versions == [2] and complaint in caplog.text
+
+
+def test_a_label_whose_version_is_gone_is_not_found(base_path):
+    register(base_path, '{"labels": {"stable": 7}}')
+    with pytest.raises(StatusError, match=r"Specific\(tiny, 7\)") as caught:
+        polled(base_path).servable(asked(label="stable"))
+    assert caught.value.code == Code.NOT_FOUND
+
+
+def test_a_configured_policy_ignores_the_register(base_path):
+    register(base_path, '{"labels": {"stable": 1}, "pin": 1}')
+    versions = polled(base_path, latest=1, by_operator=False, labels=(("canary", 3),))
+    assert versions.live_versions == [3] and versions.servable(asked(label="canary")).version == 3
+
+
+# Failures.
+
+
+def _remove_graph(folder):
+    (folder / SAVED_MODEL_FILE).unlink()
+
+
+def _spoil_graph(folder):
+    (folder / SAVED_MODEL_FILE).write_bytes(b"\xff" * 100)
+
+
+def _cut_graph(folder):
+    content = (folder / SAVED_MODEL_FILE).read_bytes()
+    (folder / SAVED_MODEL_FILE).write_bytes(content[: len(content) // 2])
+
+
+def _empty_graph(folder):
+    (folder / SAVED_MODEL_FILE).write_bytes(b"")
+
+
+def _remove_variables(folder):
+    shutil.rmtree(folder / "variables")
+
+
+def _cut_variables(folder):
+    [data] = (folder / "variables").glob("variables.data-*")
+    data.write_bytes(data.read_bytes()[:1])
+
+
+def _warm_up(*records):
+    return lambda folder: tiny.write_warmup(folder, *records)
+
+
+def _spoil_warm_up(folder):
+    (folder / WARMUP_FILE).write_bytes(b"garbage" * 10)
+
+
+def _predict_log(**changes):
+    return PredictionLog(predict_log=PredictLog(request=tiny.predict_request(**changes)))
+
+
+def _classify_log(xs=(1.0, 2.0)):
+    return PredictionLog(classify_log=ClassifyLog(request=tiny.classify_request(xs)))
+
+
+def _without_x():
+    record = _predict_log()
+    del record.predict_log.request.inputs["x"]
+    return record
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "message"),
+    [
+        (_remove_graph, Code.NOT_FOUND, "has no saved_model.pb"),
+        (_spoil_graph, Code.DATA_LOSS, "saved_model.pb cannot be read"),
+        (_cut_graph, Code.DATA_LOSS, "saved_model.pb cannot be read"),
+        (_empty_graph, Code.NOT_FOUND, "no graph with the tag `serve`"),
+        (_remove_variables, None, "does not load"),
+        (_cut_variables, None, "does not load"),
+        (_spoil_warm_up, Code.INVALID_ARGUMENT, "warm-up: .* is not an uncompressed TFRecord of PredictionLog"),
+        (_warm_up(_predict_log(signature="rank")), Code.FAILED_PRECONDITION, 'warm-up request 0: Serving signature key "rank"'),
+        (_warm_up(_predict_log(), _without_x()), Code.INVALID_ARGUMENT, "warm-up request 1: input size does not match signature"),
+        (_warm_up(PredictionLog(session_run_log=SessionRunLog())), Code.UNIMPLEMENTED, "unsupported log_type session_run_log"),
+        (_warm_up(_classify_log(())), Code.INVALID_ARGUMENT, "warm-up request 0: Input is empty."),
+    ],
+)  # fmt: skip
+def test_a_broken_version_leaves_the_old_one_answering_and_says_why(saved, tmp_path, spoil, code, message):
+    copy_in(saved, tmp_path, 1)
+    versions = polled(tmp_path)
+    broken = shutil.copytree(saved, tmp_path / ".spoilt")
+    spoil(broken)
+    broken.rename(tmp_path / "2")
+    versions.poll()
+    status = versions.statuses()[2]
+    assert versions.live_versions == [1] and status.state == Status.END
+    assert code in (None, status.error.code)
+    with pytest.raises(StatusError, match=message):
+        raise status.error
+
+
+def test_warm_up_of_every_kind_is_run(saved, tmp_path):
+    version = copy_in(saved, tmp_path, 1)
+    multi = PredictionLog()
+    task = multi.multi_inference_log.request.tasks.add(method_name=REGRESS_METHOD)
+    tiny.fill_spec(task.model_spec, "any", "regress")
+    multi.multi_inference_log.request.input.example_list.examples.append(tiny.example(1.0))
+    tiny.write_warmup(
+        version,
+        _predict_log(),
+        _classify_log(),
+        PredictionLog(regress_log=RegressLog(request=tiny.regress_request())),
+        multi,
+    )
+    assert polled(tmp_path).live_versions == [1]
+
+
+def test_a_failed_version_is_left_alone_until_it_is_gone(saved, tmp_path):
+    copy_in(saved, tmp_path, 1)
+    versions = polled(tmp_path)
+    (tmp_path / "2").mkdir()
+    versions.poll()
+    shutil.copytree(saved, tmp_path / "2", dirs_exist_ok=True)
+    versions.poll()
+    assert versions.live_versions == [1], "completing it in place does not revive it"
+    copy_in(saved, tmp_path, 3)
+    versions.poll()
+    assert versions.live_versions == [3], "a newer one goes live all the same"
+    shutil.rmtree(tmp_path / "3")
+    shutil.rmtree(tmp_path / "2")
+    versions.poll()
+    assert versions.live_versions == [1] and versions.failure() is None
+
+
+def test_a_version_that_fails_takes_no_other_down_whatever_the_policy(saved, tmp_path):
+    for version in (1, 2):
+        copy_in(saved, tmp_path, version)
+    versions = polled(tmp_path, latest=2, by_operator=False)
+    (tmp_path / "3").mkdir()
+    versions.poll()
+    assert versions.live_versions == [2], "of the two highest one has failed; the third is not wanted"
+
+
+# What a swap gives back.
+
+
+def test_swaps_give_everything_back(saved, tmp_path):
+    copy_in(saved, tmp_path, 1)
+    versions = polled(tmp_path)
+    sessions = []
+    for version in range(2, 8):
+        servable = versions.servable(asked())
+        sessions.append((weakref.ref(servable), servable.signatures["predict"]._call._session))
+        del servable
+        copy_in(saved, tmp_path, version)
+        versions.poll()
+    assert [reference() for reference, _ in sessions] == [None] * 6
+    assert all(session._closed for _, session in sessions)
+
+
+def test_a_call_in_progress_keeps_its_version_alive(saved, tmp_path):
+    copy_in(saved, tmp_path, 1)
+    versions = polled(tmp_path)
+    servable = versions.servable(asked())
+    copy_in(saved, tmp_path, 2)
+    versions.poll()
+    assert versions.live_versions == [2]
+    assert servable.predict(tiny.predict_request()).model_spec.version.value == 1
+
+
+def test_only_so_many_ended_versions_are_remembered(tmp_path):
+    versions = ServedVersions(served(tmp_path), Loader(), ServerMetrics())
+    for version in range(1, REMEMBERED_VERSIONS + 11):
+        (tmp_path / str(version)).mkdir()
+        versions.poll()
+        shutil.rmtree(tmp_path / str(version))
+    assert len(versions.statuses()) == REMEMBERED_VERSIONS and max(versions.statuses()) == REMEMBERED_VERSIONS + 10
+
+
+# Start.
+
+
+def models_of(*configs):
+    return ServedModels(configs, Loader(), ServerMetrics())
+
+
+def test_a_server_does_not_start_on_a_version_that_does_not_load(tmp_path):
+    (tmp_path / "4").mkdir()
+    configs = [served(tmp_path)]
+    with pytest.raises(
+        UserError, match=r"model tiny version 4 failed to load \(NOT_FOUND\): .* has no saved_model.pb; export the model again"
+    ):
+        wait_for_first_versions(models_of(*configs), configs, lambda: True)
+
+
+def test_a_server_does_not_start_on_a_label_of_no_version(base_path):
+    configs = [served(base_path, labels=(("stable", 9),), by_operator=False)]
+    with pytest.raises(
+        UserError, match="Request to assign label to version 9 of model tiny, .* let version_labels name versions that exist"
+    ):
+        wait_for_first_versions(models_of(*configs), configs, lambda: True)
+
+
+def test_a_server_waits_for_every_model(saved, base_path, tmp_path, caplog):
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    configs = [served(base_path), served(empty, "other")]
+    models = models_of(*configs)
+    waits = iter([lambda: copy_in(saved, empty, 1)])
+    assert wait_for_first_versions(models, configs, lambda: next(waits)() is None)
+    assert f"{empty} holds no version folder; waiting for a version to be published there" in caplog.text
+    assert [model.live_version for model in models.models.values()] == [3, 1]
+    assert not wait_for_first_versions(models_of(served(tmp_path / "none")), (), lambda: True)
+
+
+# Reload.
+
+
+@pytest.fixture
+def server(base_path):
+    with running(served(base_path)) as asked:
+        yield asked
+
+
+def reload_request(*models):
+    request = model_management_pb2.ReloadConfigRequest()
+    for name, base_path, specific, labels in models:
+        config = request.config.model_config_list.config.add(name=name, base_path=str(base_path), model_platform="tensorflow")
+        config.model_version_policy.specific.versions.extend(specific)
+        config.version_labels.update(labels)
+    return request
+
+
+def test_a_reload_changes_versions_labels_and_models(server, base_path, saved):
+    call = server.model.HandleReloadConfigRequest
+    other = base_path.with_name("other")
+    other.mkdir()
+    copy_in(saved, other, 8)
+    call(reload_request(("tiny", base_path, [1, 3], {})), timeout=SECONDS)
+    assert server.models.models["tiny"].live_versions == [1, 3]
+    call(reload_request(("tiny", base_path, [1, 3], {"stable": 1}), ("second", other, [8], {})), timeout=SECONDS)
+    assert server.prediction.Predict(tiny.predict_request(label="stable"), timeout=SECONDS).model_spec.version.value == 1
+    assert server.prediction.Predict(tiny.predict_request(model="second"), timeout=SECONDS).model_spec.version.value == 8
+    call(reload_request(("second", other, [8], {})), timeout=SECONDS)
+    assert refusal(server.prediction.Predict, tiny.predict_request())[0] == Code.NOT_FOUND
+
+
+def _empty(base_path):
+    (base_path.with_name("empty")).mkdir()
+    return base_path.with_name("empty")
+
+
+@pytest.mark.parametrize(
+    ("models_of", "code", "message"),
+    [
+        (
+            lambda base: [("tiny", base, [1, 3], {"stable": 1})],
+            Code.FAILED_PRECONDITION,
+            "label to version 1 of model tiny, which is not",
+        ),
+        (
+            lambda base: [("tiny", base, [3], {}), ("new", base, [3], {"stable": 3})],
+            Code.FAILED_PRECONDITION,
+            "version 3 of model new",
+        ),
+        (
+            lambda base: [("tiny", base, [3], {}), ("tiny", base, [1], {})],
+            Code.INVALID_ARGUMENT,
+            "has several models of one name",
+        ),
+        (lambda base: [("tiny", "", [3], {})], Code.INVALID_ARGUMENT, "needs `name` and `base_path`"),
+        (
+            lambda base: [("new", base.parent.parent, [3], {})],
+            Code.PERMISSION_DENIED,
+            "is not beside one that this server was started with",
+        ),
+        (lambda base: [("new", base / ".." / ".." / "base", [3], {})], Code.PERMISSION_DENIED, "is not beside one"),
+        (lambda base: [("new", _empty(base), [3], {})], Code.UNAVAILABLE, "model new has no version under"),
+    ],
+)
+def test_a_reload_that_cannot_be_changes_nothing(server, base_path, models_of, code, message):
+    received, details = refusal(server.model.HandleReloadConfigRequest, reload_request(*models_of(base_path)))
+    assert received == code and message in details
+    assert server.prediction.Predict(tiny.predict_request(), timeout=SECONDS).model_spec.version.value == 3
+    assert list(server.models.models) == ["tiny"]
+
+
+def test_several_models_are_served_side_by_side(base_path):
+    with running([served(base_path), served(base_path, "other", latest=2, by_operator=False)]) as asked:
+        for model in ("tiny", "other"):
+            assert asked.prediction.Predict(tiny.predict_request(model=model), timeout=SECONDS).model_spec.name == model
+        assert (
+            asked.prediction.Predict(tiny.predict_request(model="other", version=2), timeout=SECONDS).model_spec.version.value
+            == 2
+        )
+        assert tf.make_ndarray(asked.prediction.Predict(tiny.predict_request(), timeout=SECONDS).outputs["score"]).tolist() == [
+            1.0,
+            2.0,
+        ]
