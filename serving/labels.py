@@ -51,10 +51,10 @@ class Register(BaseModel):
         return Register(**{**dict(self), **changes})
 
     @property
-    def protected(self) -> dict[int, str]:
-        """The versions that a label or the pin names, and what names them."""
-        named = {version: f"label {label}" for label, version in self.labels.items()}
-        return named if self.pin is None else {**named, self.pin: "the pin"}
+    def named(self) -> dict[str, int]:
+        """What names a version, "label stable" or "the pin", and the version, which must not be removed."""
+        labelled = {f"label {label}": version for label, version in self.labels.items()}
+        return labelled if self.pin is None else {**labelled, "the pin": self.pin}
 
     def served(self, versions: Collection[int]) -> int | None:
         """Which of the versions answers requests without a label; None where there is none, or the pinned one is not among them."""

@@ -42,7 +42,7 @@ def model_config(base_path: Path, name: str, served_path: str, load_all: bool = 
             raise UserError(f"version {register.pin} is pinned: with all versions loaded, TensorFlow Serving would answer from the highest; "
                             "leave out --all, or `unpin` first")  # fmt: skip
         model.model_version_policy.all.SetInParent()
-    elif register.protected:
+    elif register.named:
         comments += _NUMBERED
         model.model_version_policy.specific.versions.extend(sorted(register.wanted(versions)))
     else:
@@ -57,6 +57,6 @@ def model_config(base_path: Path, name: str, served_path: str, load_all: bool = 
 def _require_versions(base_path: Path, register: Register, versions: list[int]) -> None:
     if not versions:
         raise UserError(f"model base path {base_path} holds no version, and TensorFlow Serving would wait for one: export a model first")
-    for version, holder in register.protected.items():
+    for holder, version in register.named.items():
         if version not in versions:
             raise UserError(f"{holder} names version {version}, which is not under {base_path} any more: move or remove it first")

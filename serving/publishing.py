@@ -239,7 +239,7 @@ def keep_highest(base_path: Path, count: int) -> list[int]:
     require_count(count)
     with locked(base_path):
         register, folders = read_register(base_path), exported_versions(base_path)
-        kept = {*sorted(folders)[-count:], *register.protected}
+        kept = {*sorted(folders)[-count:], *register.named.values()}
         gone = {version: folder for version, folder in folders.items() if version not in kept}
         _delete(base_path, gone, register)
     return list(gone)
@@ -256,8 +256,8 @@ def _require_removable(version: int, base_path: Path, folders: dict[int, Path], 
             f"model base path {base_path} has no version {version} with a SavedModel: the versions are {', '.join(map(str, folders)) or 'none'}; "
             "a numeric folder without one was not published here, so remove it yourself if you know whose it is"
         )
-    if holder := register.protected.get(version):
-        raise UserError(f"version {version} stays, because {holder} names it: move or remove that first")
+    if holders := [holder for holder, of in register.named.items() if of == version]:
+        raise UserError(f"version {version} stays, because of {' and '.join(holders)}: move or remove that first")
     if version == register.served(folders):
         raise UserError(f"version {version} stays, because it answers requests: publish another version or roll back first")
 

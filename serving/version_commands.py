@@ -53,7 +53,7 @@ def _list(arguments: argparse.Namespace) -> tuple[dict, str]:
         }
         for version, folder in sorted(found.items(), reverse=True)
     ]
-    gone = {holder: version for version, holder in register.protected.items() if version not in found}
+    gone = {holder: version for holder, version in register.named.items() if version not in found}
     result = {"base_path": str(base_path), "highest_ever": max([register.highest, *found]), "versions": versions, "gone": gone}
     lines = [_line(version) for version in versions] or [f"{base_path} holds no version"]
     lines += [f"{holder} names version {version}, which is gone" for holder, version in gone.items()]

@@ -340,8 +340,8 @@ def test_of_a_link_the_link_alone_is_removed(three, tmp_path_factory):
 
 @pytest.mark.parametrize(("prepare", "message"), [
     (lambda base: None, "version 3 stays, because it answers requests: publish another version or roll back first"),
-    (lambda base: set_label(base, "canary", 3), "version 3 stays, because label canary names it: move or remove that first"),
-    (lambda base: set_pin(base, 3), "version 3 stays, because the pin names it"),
+    (lambda base: set_label(base, "canary", 3), "version 3 stays, because of label canary: move or remove that first"),
+    (lambda base: (set_pin(base, 3), set_label(base, "a", 3)), "version 3 stays, because of label a and the pin: move or remove that first"),
 ])  # fmt: skip
 def test_a_version_in_use_is_not_removed_nor_any_other_of_the_call(three, prepare, message):
     prepare(three)

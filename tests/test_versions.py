@@ -171,16 +171,17 @@ def test_the_list_says_what_each_version_is_for(base, said):
     set_label(base, "canary", 3)
     said("rollback", base)
     set_label(base, "stable", 1)
+    set_label(base, "old", 1)
     code, out, _ = said("list", base)
     lines = [line.split("MB")[1].strip() for line in out.splitlines()]
-    assert (code, lines) == (0, ["answers requests, copy of 3", "no saved_model.pb: not exported here", "canary", "", "stable"])
+    assert (code, lines) == (0, ["answers requests, copy of 3", "no saved_model.pb: not exported here", "canary", "", "old, stable"])
 
     subprocess.run(["rm", "-r", base / "1"], check=True)
     _, out, _ = said("list", base)
-    assert out.splitlines()[-1] == "label stable names version 1, which is gone"
+    assert out.splitlines()[-2:] == ["label stable names version 1, which is gone", "label old names version 1, which is gone"]
     _, out, _ = said("list", base, "--json")
     listed = json.loads(out)
-    assert (listed["highest_ever"], listed["gone"]) == (2027, {"label stable": 1})
+    assert (listed["highest_ever"], listed["gone"]) == (2027, {"label stable": 1, "label old": 1})
     assert [(one["version"], one["serves"], one["labels"], one["copy_of"], one["has_saved_model"]) for one in listed["versions"]] == [
         (2027, True, [], 3, True), (2026, False, [], None, False), (3, False, ["canary"], None, True), (2, False, [], None, True)]  # fmt: skip
 
