@@ -10,7 +10,6 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tenacity import AsyncRetrying
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.calls import (
@@ -19,13 +18,13 @@ from serving.calls import (
     Code,
     PredictError,
     Readiness,
+    Signature,
     as_arrays,
     chunks,
     empty_outputs,
     joined,
     outputs_of,
     retry_policy,
-    specs_of,
 )
 from serving.candidates import candidate_chunks, of_one_request
 from serving.connection import Tls, open_aio_channel
@@ -58,7 +57,7 @@ class AsyncPredictClient:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._turns = asyncio.Semaphore(concurrency)
-        self._definitions: dict[str, SignatureDef] = {}
+        self._signatures: dict[str, Signature] = {}
 
     async def __aenter__(self):
         return self
@@ -84,26 +83,26 @@ class AsyncPredictClient:
 
     async def input_specs(self) -> dict[str, tf.TensorSpec]:
         """As `PredictClient.input_specs`."""
-        return specs_of((await self._definition(self._asked)).inputs)
+        return (await self._signature_of(self._asked)).inputs
 
     async def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """As `PredictClient.predict`; the chunks of a long list are sent at once, as far as `concurrency` allows."""
-        arrays = as_arrays(columns, await self.input_specs(), self._asked)
-        calls = chunks(arrays, self._chunk_rows)
+        signature = await self._signature_of(self._asked)
+        calls = chunks(as_arrays(columns, signature.inputs, self._asked), self._chunk_rows)
         if not calls:
-            return empty_outputs(await self._definition(self._asked))
-        return await self._joined(calls, lambda chunk: self._call(self._asked, chunk))
+            return empty_outputs(signature)
+        return await self._joined(calls, lambda chunk: self._call(self._asked, signature, chunk))
 
     async def rank(self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """As `PredictClient.rank`."""
         asked = replace(self._asked, signature=CANDIDATES_SIGNATURE)
-        definition = await self._definition(asked)
-        calls = list(candidate_chunks(shared, candidates, specs_of(definition.inputs), asked, self._chunk_rows))
+        signature = await self._signature_of(asked)
+        calls = list(candidate_chunks(shared, candidates, signature, asked, self._chunk_rows))
         if not calls:
-            return empty_outputs(definition, batch_dimensions=2)
+            return empty_outputs(signature, batch_dimensions=2)
 
         async def call(chunk: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-            return of_one_request(await self._call(asked, chunk), chunk[CANDIDATE_COUNT_INPUT][0])
+            return of_one_request(await self._call(asked, signature, chunk), chunk[CANDIDATE_COUNT_INPUT][0])
 
         return await self._joined(calls, call)
 
@@ -115,19 +114,19 @@ class AsyncPredictClient:
             for task in tasks:
                 task.cancel()  # the others, where one has failed
 
-    async def _call(self, asked: AskedModel, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        request = asked.predict_request(arrays, specs_of((await self._definition(asked)).inputs))
+    async def _call(self, asked: AskedModel, signature: Signature, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            return outputs_of(await self._invoke(self._prediction.Predict, request))
+            return outputs_of(await self._invoke(self._prediction.Predict, asked.predict_request(arrays, signature)))
         except PredictError as error:
             if error.code == Code.INVALID_ARGUMENT:  # a newer version may take other inputs
-                self._definitions.pop(asked.signature, None)
+                self._signatures.pop(asked.signature, None)
             raise
 
-    async def _definition(self, asked: AskedModel) -> SignatureDef:
-        if asked.signature not in self._definitions:
-            self._definitions[asked.signature] = asked.definition(await self._metadata(asked))
-        return self._definitions[asked.signature]
+    async def _signature_of(self, asked: AskedModel) -> Signature:
+        signature = self._signatures.get(asked.signature)
+        if signature is None:
+            signature = self._signatures[asked.signature] = asked.definition(await self._metadata(asked))
+        return signature
 
     async def _metadata(self, asked: AskedModel):
         return await self._invoke(self._prediction.GetModelMetadata, asked.metadata_request())

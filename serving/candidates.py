@@ -4,25 +4,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
-from serving.calls import AskedModel, as_arrays, chunks, invalid
+from serving.calls import AskedModel, Signature, as_arrays, chunks, invalid
 from serving.signatures import CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT
 
 
-def candidate_chunks(
-    shared: Mapping[str, Any],
-    candidates: Mapping[str, Sequence],
-    specs: Mapping[str, tf.TensorSpec],
-    asked: AskedModel,
-    rows: int,
-) -> Iterator[dict[str, np.ndarray]]:
+def candidate_chunks(shared: Mapping[str, Any], candidates: Mapping[str, Sequence], signature: Signature, asked: AskedModel,
+                     rows: int) -> Iterator[dict[str, np.ndarray]]:  # fmt: skip
     """The inputs of the calls that score all candidates, `rows` of them a call.
 
     Args:
       shared: one value a field that all candidates share.
       candidates: one sequence a field that differs, all of one length.
-      specs: the inputs of the signature.
 
     Raises:
       PredictError: as `as_arrays`; a field is in both, or no field differs.
@@ -31,8 +24,7 @@ def candidate_chunks(
         raise invalid(f"the fields {both} are given as shared and by candidate: leave them out of one of them")
     if not candidates:
         raise invalid("no field differs between the candidates: give at least one sequence in `candidates`")
-    fields = {name: tf.TensorSpec(spec.shape[1:], spec.dtype) for name, spec in specs.items()
-              if name not in (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)}  # fmt: skip
+    fields = {name: spec for name, spec in signature.inner_inputs.items() if name not in (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)}
     one = {name: [value] for name, value in shared.items()}
     _check_names(one, candidates, fields, asked)
     of_user = as_arrays(one, {name: fields[name] for name in one}, asked) if one else {}

@@ -10,7 +10,6 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from tenacity import Retrying
-from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.calls import (
@@ -19,13 +18,13 @@ from serving.calls import (
     Code,
     PredictError,
     Readiness,
+    Signature,
     as_arrays,
     chunks,
     empty_outputs,
     joined,
     outputs_of,
     retry_policy,
-    specs_of,
 )
 from serving.candidates import candidate_chunks, of_one_request
 from serving.connection import Tls, open_channel
@@ -70,7 +69,7 @@ class PredictClient:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._threads = ThreadPoolExecutor(concurrency, "predict") if concurrency > 1 else None
-        self._definitions: dict[str, SignatureDef] = {}
+        self._signatures: dict[str, Signature] = {}
 
     def __enter__(self):
         return self
@@ -102,7 +101,7 @@ class PredictClient:
 
     def input_specs(self) -> dict[str, tf.TensorSpec]:
         """The columns that the signature takes, by GetModelMetadata, asked once."""
-        return specs_of(self._definition(self._asked).inputs)
+        return self._signature_of(self._asked).inputs
 
     def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """Scores rows, `chunk_rows` a call.
@@ -118,11 +117,11 @@ class PredictClient:
         Raises:
           PredictError: columns are missing, too many or of different length, or a call failed.
         """
-        arrays = as_arrays(columns, self.input_specs(), self._asked)
-        calls = chunks(arrays, self._chunk_rows)
+        signature = self._signature_of(self._asked)
+        calls = chunks(as_arrays(columns, signature.inputs, self._asked), self._chunk_rows)
         if not calls:  # never sent: a server that batches does not answer an empty call
-            return empty_outputs(self._definition(self._asked))
-        return self._joined(calls, lambda chunk: self._call(self._asked, chunk))
+            return empty_outputs(signature)
+        return self._joined(calls, lambda chunk: self._call(self._asked, signature, chunk))
 
     def rank(self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """Scores many candidates that share features, such as one user's, which are sent once a call.
@@ -138,29 +137,33 @@ class PredictClient:
           PredictError: a field is missing, not known or in both; or a call failed.
         """
         asked = replace(self._asked, signature=CANDIDATES_SIGNATURE)
-        definition = self._definition(asked)
-        calls = list(candidate_chunks(shared, candidates, specs_of(definition.inputs), asked, self._chunk_rows))
+        signature = self._signature_of(asked)
+        calls = list(candidate_chunks(shared, candidates, signature, asked, self._chunk_rows))
         if not calls:
-            return empty_outputs(definition, batch_dimensions=2)
-        return self._joined(calls, lambda chunk: of_one_request(self._call(asked, chunk), chunk[CANDIDATE_COUNT_INPUT][0]))
+            return empty_outputs(signature, batch_dimensions=2)
+
+        def call(chunk: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return of_one_request(self._call(asked, signature, chunk), chunk[CANDIDATE_COUNT_INPUT][0])
+
+        return self._joined(calls, call)
 
     def _joined(self, calls: Sequence[Mapping], call: Callable[[Mapping], dict]) -> dict[str, np.ndarray]:
         several = self._threads and len(calls) > 1
         return joined(list(self._threads.map(call, calls)) if several else [call(one) for one in calls])
 
-    def _call(self, asked: AskedModel, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        request = asked.predict_request(arrays, specs_of(self._definition(asked).inputs))
+    def _call(self, asked: AskedModel, signature: Signature, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         try:
-            return outputs_of(self._invoke(self._prediction.Predict, request))
+            return outputs_of(self._invoke(self._prediction.Predict, asked.predict_request(arrays, signature)))
         except PredictError as error:
             if error.code == Code.INVALID_ARGUMENT:  # a newer version may take other inputs
-                self._definitions.pop(asked.signature, None)
+                self._signatures.pop(asked.signature, None)
             raise
 
-    def _definition(self, asked: AskedModel) -> SignatureDef:
-        if asked.signature not in self._definitions:
-            self._definitions[asked.signature] = asked.definition(self._metadata(asked))
-        return self._definitions[asked.signature]
+    def _signature_of(self, asked: AskedModel) -> Signature:
+        signature = self._signatures.get(asked.signature)
+        if signature is None:
+            signature = self._signatures[asked.signature] = asked.definition(self._metadata(asked))
+        return signature
 
     def _metadata(self, asked: AskedModel):
         return self._invoke(self._prediction.GetModelMetadata, asked.metadata_request())

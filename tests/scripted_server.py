@@ -129,14 +129,14 @@ def _describe(info, dtype, shape) -> None:
 
 
 @contextmanager
-def running(credentials: grpc.ServerCredentials | None = None, host: str = "127.0.0.1"):
+def running(credentials: grpc.ServerCredentials | None = None):
     """A server on a free port."""
     scripted = ScriptedServer()
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", 100 * 2**20)])
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(scripted, server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(scripted, server)
-    port = server.add_secure_port(f"{host}:0", credentials) if credentials else server.add_insecure_port(f"{host}:0")
-    scripted.address = f"localhost:{port}" if credentials else f"{host}:{port}"
+    port = server.add_secure_port("127.0.0.1:0", credentials) if credentials else server.add_insecure_port("127.0.0.1:0")
+    scripted.address = f"127.0.0.1:{port}"
     server.start()
     try:
         yield scripted

@@ -2,9 +2,7 @@
 
 import asyncio
 import csv
-import datetime
 import gzip
-import ipaddress
 import socket
 import subprocess
 import sys
@@ -19,10 +17,7 @@ import pytest
 import scripted_server
 import tensorflow as tf
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from certificates import Authority
 from scripted_server import MODEL, Status, expected_logits
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
@@ -372,59 +367,24 @@ def test_async_readiness(server):
 # ---- TLS ----
 
 
-class Authority:
-    """A certificate authority, and certificates that it has signed."""
-
-    def __init__(self, folder):
-        self.folder = folder
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"authority {folder.name}")])
-        self.ca = self._write("ca.pem", self._sign(self.name, self.key.public_key(), x509.BasicConstraints(True, None)))
-
-    def _sign(self, subject, public_key, *extensions):
-        now = datetime.datetime.now(datetime.timezone.utc)
-        builder = (x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(public_key)
-                   .serial_number(x509.random_serial_number()).not_valid_before(now - datetime.timedelta(days=1))
-                   .not_valid_after(now + datetime.timedelta(days=1)))  # fmt: skip
-        for extension in extensions:
-            builder = builder.add_extension(extension, critical=False)
-        return builder.sign(self.key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-
-    def _write(self, name, content):
-        (self.folder / name).write_bytes(content)
-        return self.folder / name
-
-    def certificate(self, name):
-        """The paths of a certificate for localhost and of its private key."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-        usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-        private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        return (
-            self._write(f"{name}.pem", self._sign(subject, key.public_key(), names, usage)),
-            self._write(f"{name}.key", private),
-        )
-
-
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
-    return Authority(tmp_path_factory.mktemp("authority"))
+    return Authority(tmp_path_factory.mktemp("certificates"))
 
 
 @pytest.fixture(scope="module")
 def tls_server(authority):
     """A server that asks clients for a certificate of the authority."""
-    certificate, key = authority.certificate("server")
+    certificate, key = authority.sign("server")
     credentials = grpc.ssl_server_credentials(
-        [(key.read_bytes(), certificate.read_bytes())], authority.ca.read_bytes(), require_client_auth=True
+        [(key.read_bytes(), certificate.read_bytes())], authority.certificate.read_bytes(), require_client_auth=True
     )
     with scripted_server.running(credentials) as server:
         yield server
 
 
 def test_both_sides_show_certificates(tls_server, authority):
-    tls = Tls(authority.ca, *authority.certificate("client"))
+    tls = Tls(authority.certificate, *authority.sign("client"))
     with PredictClient(tls_server.address, MODEL, tls=tls) as client:
         assert client.wait_until_ready(30) == 7
         np.testing.assert_allclose(client.predict(ROWS)["logit"], expected_logits(ROWS))
@@ -433,8 +393,7 @@ def test_both_sides_show_certificates(tls_server, authority):
 
 
 def test_a_server_of_another_authority_is_refused_at_once(tls_server, tmp_path):
-    (tmp_path / "other").mkdir()
-    tls = Tls(Authority(tmp_path / "other").ca)
+    tls = Tls(Authority(tmp_path, "other").certificate)
     with (
         PredictClient(tls_server.address, MODEL, tls=tls) as client,
         pytest.raises(PredictError, match="the TLS handshake failed: give"),
@@ -451,12 +410,12 @@ def test_a_client_without_tls_is_told(tls_server):
 
 
 def test_wrong_files_of_certificates_are_told(authority, tmp_path):
-    certificate, key = authority.certificate("client")
+    certificate, key = authority.sign("client")
     (tmp_path / "der").write_bytes(b"\x30\x82")
     with pytest.raises(UserError, match="--tls_cert was given without --tls_key: a client's certificate needs its private key"):
-        Tls(authority.ca, certificate)
+        Tls(authority.certificate, certificate)
     with pytest.raises(UserError, match="--tls_key was given without --tls_cert"):
-        Tls(authority.ca, key=key)
+        Tls(authority.certificate, key=key)
     with pytest.raises(
         UserError, match=r"--tls_ca .*none cannot be read \(No such file or directory\): give the path of a PEM file"
     ):
