@@ -1,7 +1,6 @@
 """`python -m serving.batch`: scores a log with a SavedModel, without a server, on any Beam runner."""
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -12,8 +11,9 @@ from rich.console import Console
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError, run
 from preprocessing.folder import prepare_output
-from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, HashSplit, Schema, load_data_folder_schema, load_schema
+from preprocessing.schema import SCHEMA_FILE, HashSplit, Schema, load_data_folder_schema, load_schema
 from preprocessing.sources import Descriptor, column_names, find_files
+from serving.batch_output import FORMATS, holds_scores
 from serving.checksums import require_sound
 from serving.labels import read_register, require_exported
 from serving.reading import Reading, reading_of
@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--output", type=Path, required=True, metavar="DIR", help="the folder to write; it appears only when it is finished"
     )
-    parser.add_argument("--format", choices=("csv", "parquet"), default="csv", help="of the scores (default: %(default)s)")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help="of the scores (default: %(default)s)")
     parser.add_argument("--call_rows", type=int, default=4096, metavar="N",
                         help="rows that one call of the model takes at most, which bounds memory (default: "
                              "%(default)s)")  # fmt: skip
@@ -172,10 +172,7 @@ def _keys(given: Sequence[str] | None, schema: Schema) -> tuple[str, ...]:
 
 def _check_output(output: Path, overwrite: bool) -> None:
     """Refuses to replace anything but scores; removes what killed runs left beside them."""
-    if (output / MANIFEST_FILE).is_file():
-        content = json.loads((output / MANIFEST_FILE).read_text(encoding="utf-8"))
-        if content.get("kind") != "scores":
-            raise UserError(f"--output {output} is a data folder, so it is left alone: choose another path")
+    if holds_scores(output):
         if not overwrite:
             raise UserError(f"--output {output} holds finished scores: choose another path, or add --overwrite to replace them")
     elif output.is_dir() and any(output.iterdir()) or output.is_file():

@@ -5,6 +5,7 @@ its shard, in the order of its rows. So nothing depends on which worker did what
 runner keeps the steps of a descriptor together.
 """
 
+import json
 import os
 import tempfile
 from collections.abc import Iterable
@@ -15,9 +16,20 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from preprocessing.files import replaced_file
+from preprocessing.schema import MANIFEST_FILE
 from preprocessing.sources import Descriptor
 
 FORMATS = ("csv", "parquet")
+KIND = "scores"  # of what the manifest describes, which data folders have too
+
+
+def holds_scores(folder: Path) -> bool:
+    """Whether a folder is one of finished scores."""
+    try:
+        content = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("kind") == KIND
 
 
 def piece_path(work: Path, descriptor: Descriptor, number: int) -> Path:

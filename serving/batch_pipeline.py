@@ -30,10 +30,9 @@ from preprocessing.sources import Descriptor
 from preprocessing.splits import TRAIN
 from preprocessing.worker import progress_folder, run_phase
 from serving.batch_inference import SavedModelHandler
-from serving.batch_output import piece_path, shard_path, write_piece, write_shard
+from serving.batch_output import KIND, piece_path, shard_path, write_piece, write_shard
 from serving.reading import Block, Reading
 
-KIND = "scores"  # of what the manifest describes
 _WORK = ".work"  # hidden, so gone when the folder is published
 _KEY = "key "  # before the name of a key's column, which may be a feature too
 _NEEDS = "the scores and keys of all rows take up to twice their size while they are written"

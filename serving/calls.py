@@ -17,6 +17,7 @@ from preprocessing.errors import UserError
 
 POLL_SECONDS = 0.2
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
+_LAST_ATTEMPT = 0.9  # of the deadline
 _TOO_LARGE = "larger than max"
 _NO_HANDSHAKE = "handshake failed"
 _NOT_GRPC = "failed parsing http/2"
@@ -61,11 +62,11 @@ def retry_policy(deadline: float) -> dict:
     """Arguments of tenacity's `Retrying` and `AsyncRetrying`.
 
     The n-th wait is drawn from [0, 0.1 * 2^(n-1)] s, at most 2 s, so that clients of a restarted server do not come back
-    all at once; no wait begins that would end behind `deadline` seconds.
+    all at once. No attempt begins in the last tenth of `deadline` seconds, so that the last one has time to fail by itself.
     """
     return {
         "retry": retry_if_exception(may_be_repeated),
-        "stop": stop_before_delay(deadline),
+        "stop": stop_before_delay(_LAST_ATTEMPT * deadline),
         "reraise": True,
         "wait": wait_random_exponential(multiplier=_FIRST_WAIT_SECONDS, max=_LONGEST_WAIT_SECONDS),
     }

@@ -150,6 +150,14 @@ def test_rejected_rows_are_kept_with_file_line_and_reason(score, tmp_path):
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.csv", "scores"], "nothing is left of the run that failed"
 
 
+def test_a_file_that_breaks_off_is_told(score, tmp_path):
+    path = write_csv(tmp_path / "a.csv.gz", well_formed(0, 5000)[0])
+    path.write_bytes(path.read_bytes()[:-100])
+    code, said = score("--input", path, "--key", "row")
+    assert code == EXIT_USER_ERROR and "a.csv.gz cannot be decompressed to its end" in said and "Traceback" not in said
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.csv.gz"]
+
+
 def test_a_file_of_malformed_rows_only_has_an_empty_shard(score, tmp_path):
     path = write_csv(tmp_path / "a.csv", [["a", "u", "cheap", "", ""]])
     assert score("--input", path, "--key", "row", "--max_rejected_share", 1)[0] == 0
@@ -212,14 +220,11 @@ def test_finished_scores_are_replaced_only_when_told(score, tmp_path):
     assert code == EXIT_USER_ERROR and "holds finished scores: choose another path, or add --overwrite" in said
     assert score("--input", path, "--key", "row", "--version", 3, "--overwrite")[0] == 0
     assert manifest(tmp_path / "scores")["version"] == 3
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "manifest.json").write_text("{}")
-    code, said = score("--input", path, "--key", "row", "--overwrite", output="data")
-    assert code == EXIT_USER_ERROR and "is a data folder, so it is left alone" in said
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "file").write_text("")
-    code, said = score("--input", path, "--key", "row", "--overwrite", output="other")
-    assert code == EXIT_USER_ERROR and "exists and holds no scores of this command, so it is left alone" in said
+    for content in ('{"splits": {}}', "no JSON", "[]"):
+        (tmp_path / "other").mkdir(exist_ok=True)
+        (tmp_path / "other" / "manifest.json").write_text(content)
+        code, said = score("--input", path, "--key", "row", "--overwrite", output="other")
+        assert code == EXIT_USER_ERROR and "exists and holds no scores of this command, so it is left alone" in said
 
 
 def test_a_run_that_breaks_leaves_nothing(score, tmp_path, monkeypatch):

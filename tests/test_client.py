@@ -163,7 +163,7 @@ def test_a_call_that_was_refused_is_not_sent_again(client, server, code, details
 def test_retries_end_with_the_deadline(server, monkeypatch):
     monkeypatch.setattr(calls, "_LONGEST_WAIT_SECONDS", 0.02)
     server.script = [(Code.UNAVAILABLE, "queue is full")] * 10_000
-    with PredictClient(server.address, MODEL, deadline=0.5) as client:
+    with PredictClient(server.address, MODEL, deadline=2) as client:
         client.input_specs()
         with pytest.raises(PredictError, match=r"UNAVAILABLE in \d+ attempts: queue is full") as caught:
             client.predict(ROWS)
@@ -322,7 +322,7 @@ def asynchronously(server, use, **settings):
 
 
 def test_async_calls_share_a_connection_and_a_limit(server):
-    server.script = [scripted_server.slow] * 100
+    server.script = [scripted_server.all_in_progress(4)] * 4 + [scripted_server.slow] * 26
 
     async def use(client):
         assert await client.wait_until_ready(10) == 7
@@ -330,7 +330,7 @@ def test_async_calls_share_a_connection_and_a_limit(server):
 
     for answers in asynchronously(server, use, chunk_rows=2, concurrency=4):
         np.testing.assert_allclose(answers["logit"], expected_logits(ROWS))
-    assert len(server.asked) == 30 and 1 < server.most_at_once <= 4
+    assert (len(server.asked), server.most_at_once) == (30, 4)
 
 
 def test_async_calls_are_sent_again_where_that_is_safe(server):
