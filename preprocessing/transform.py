@@ -34,7 +34,7 @@ from preprocessing.statistics import Buckets
 from preprocessing.values import missing_numbers
 
 VALUE_LIMIT = 5.0
-_NOT_THERE = -1  # what a table of lines answers to a text that is no line of it
+_NOT_THERE = UNKNOWN_ROW - SPECIAL_ROWS  # what a table of lines answers to a text that is no line of it, so that its row is right as it is
 
 RawFeature = tf.Tensor | tf.SparseTensor
 TableMaker = Callable[[Path], tf.lookup.StaticHashTable]
@@ -102,8 +102,7 @@ class FieldGraphs:
         elif owner.rows == SPECIAL_ROWS:  # TensorFlow refuses an empty table
             row = UNKNOWN_ROW * tf.ones_like(x, tf.int64)
         else:
-            line = self._make_table(self._data_dir / VOCABULARIES / f"{owner.name}.txt").lookup(x)
-            row = tf.where(line == _NOT_THERE, tf.constant(UNKNOWN_ROW, tf.int64), line + SPECIAL_ROWS)
+            row = self._make_table(self._data_dir / VOCABULARIES / f"{owner.name}.txt").lookup(x) + SPECIAL_ROWS
         return tf.where(self._is_missing(x), tf.constant(MISSING_ROW, tf.int64), row)
 
     def number_ids(self, field: NumericField, x: tf.Tensor) -> tf.Tensor:
@@ -142,10 +141,16 @@ class FieldGraphs:
         return tf.where(self._is_missing(x), tf.constant(0, tf.int64), line + 1)
 
     def _is_missing(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_any(x[:, None] == self._missing_texts, axis=1)  # [N, texts] -> [N]
+        return x == "" if not self._schema.missing else _is_among(x, self._missing_texts)
 
     def _is_missing_number(self, x: tf.Tensor) -> tf.Tensor:
-        return tf.math.is_nan(x) | tf.reduce_any(x[:, None] == self._missing_numbers, axis=1)
+        missing = tf.math.is_nan(x)
+        return missing if not self._missing_numbers.shape[0] else missing | _is_among(x, self._missing_numbers)
+
+
+def _is_among(x: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """[N], [n] -> bool [N]. The graph runs at every request, where each operation counts: not called where none is among."""
+    return tf.reduce_any(x[:, None] == values, axis=1)
 
 
 def _table_of_lines(path: Path) -> tf.lookup.StaticHashTable:

@@ -217,3 +217,19 @@ def test_the_graph_carries_its_vocabularies_and_knows_its_inputs(folder):
     assets = {path.name: path.read_text() for path in (data_dir / "transform_fn" / "assets").iterdir()}
     assert assets == {"color.txt": "red\ngreen\n blue, or so\n", "tags.txt": "x\ny\n", "item.txt": "i1\ni2\n"}
     assert json.loads((data_dir / "buckets.json").read_text())["price"]["boundaries"] == [1.0, 10.0]
+
+
+def test_without_texts_for_missing_only_the_empty_text_and_nan_are(tmp_path):
+    schema = parse_schema({
+        "name": "shop",
+        "label": {"column": "click"},
+        "split": {"by": "hash", "key": ["color"]},
+        "fields": [{"name": "color", "kind": "categorical"}, {"name": "price", "kind": "numeric"}],
+    }, "shop.yaml").resolve({"color": 4, "price": 5})
+    (tmp_path / VOCABULARIES).mkdir()
+    (tmp_path / VOCABULARIES / "color.txt").write_text("red\nNULL\n")
+    transform.write_buckets(tmp_path, {"price": transform.Scale((-7.0, 10.0), 4.0, 2.0)})
+    transform.write_transform(schema, tmp_path)
+    layer = tft.TFTransformOutput(str(tmp_path)).transform_features_layer()
+    found = layer({"color": tf.constant(["", "NULL", "red", "blue"]), "price": tf.constant([np.nan, -7.0, 10.0, -8.0])})
+    assert found["ids"].numpy().tolist() == [[0, 0], [3, 3], [2, 4], [1, 2]]
