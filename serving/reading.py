@@ -4,7 +4,7 @@ What a cell means, and which rows are malformed, is what preprocessing says; onl
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -13,12 +13,14 @@ import pyarrow as pa
 from preprocessing import values  # what a cell means must not differ
 from preprocessing.errors import UserError
 from preprocessing.rows import rejections
-from preprocessing.schema import ListField, Schema, VectorField
+from preprocessing.schema import Schema
 from preprocessing.sources import Batch, Descriptor, Layout, Rejection, read
 from preprocessing.values import RowReasons
 
 DEFAULT_LIST_SEPARATOR = "|"
 NOTHING = MappingProxyType({})
+_KEPT = (pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_float32, pa.types.is_float64, pa.types.is_decimal,
+         pa.types.is_timestamp, pa.types.is_date)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Column:
       texts: whether its values are texts, or numbers.
       several: whether a row has several: a list of texts of any length, or `size` numbers.
       separator: between several values in a cell of text.
+      missing: texts that mean no value, beside the empty one.
     """
 
     name: str
@@ -39,22 +42,21 @@ class Column:
     several: bool = False
     size: int | None = None
     separator: str = DEFAULT_LIST_SEPARATOR
+    missing: tuple[str, ...] = ()
 
-    def read(self, column: pa.Array, missing: Sequence[str], reasons: RowReasons) -> pa.Array:
+    def read(self, column: pa.Array, reasons: RowReasons) -> pa.Array:
         """The values of a column of a file: dictionary-encoded texts, null where missing, or lists of them without nulls;
         float32 numbers, NaN where missing, or lists of `size` of them.
-
-        Missing texts among texts are left to the model, whose transform graph knows them.
         """
         role = f"field {self.name!r} (column {self.source!r})"
         if self.texts:
             if self.several:
-                return values.lists(column, self.separator, (), role, reasons)
-            return values.texts(column, (), role, reasons)
+                return values.lists(column, self.separator, self.missing, role, reasons)
+            return values.texts(column, self.missing, role, reasons)
         if self.several:
-            found = values.vectors(column, self.size, self.separator, missing, role, reasons)
+            found = values.vectors(column, self.size, self.separator, self.missing, role, reasons)
             return pa.FixedSizeListArray.from_arrays(pa.array(found.ravel()), self.size)
-        return pa.array(values.single_precision(values.numbers(column, missing, role, reasons)))
+        return pa.array(values.single_precision(values.numbers(column, self.missing, role, reasons)))
 
 
 @dataclass
@@ -96,13 +98,11 @@ class Reading:
       layout: how the files are written; its columns are those that are read.
       columns: one an input of the signature.
       keys: columns of the files that identify a row.
-      missing: texts that mean no value where numbers are expected, beside the empty one.
     """
 
     layout: Layout
     columns: tuple[Column, ...]
     keys: tuple[str, ...] = ()
-    missing: tuple[str, ...] = ()
 
     def blocks(self, descriptor: Descriptor) -> Iterator[Block]:
         """Reads the rows that a descriptor stands for.
@@ -119,7 +119,7 @@ class Reading:
 
     def _typed(self, batch: Batch) -> Block:
         reasons = RowReasons(len(batch.columns))
-        features = {column.name: column.read(batch.columns[column.source], self.missing, reasons) for column in self.columns}
+        features = {column.name: column.read(batch.columns[column.source], reasons) for column in self.columns}
         keys = {name: _plain(batch.columns[name], f"key (column {name!r})", reasons) for name in self.keys}
         good = reasons.good
         return Block(
@@ -139,7 +139,8 @@ def reading_of(specs: Mapping, schema: Schema | None = None, *, name: str,
         what is missing. None: columns are called as the inputs are.
       name: of what is read, for messages, where there is no schema.
       sources, separators: by input, its column and what stands between its values, instead of what the schema says.
-      missing: beside the schema's.
+      missing: texts that mean no value in columns of numbers, beside the schema's. (A model's transform graph knows what is
+        missing among texts.)
       separator: between the columns of text; by default the schema's, or a comma.
       keys: columns that identify a row.
 
@@ -153,19 +154,27 @@ def reading_of(specs: Mapping, schema: Schema | None = None, *, name: str,
             f"schema {schema.name!r} is not that of the model: it has the fields {sorted(fields)}, and the signature takes "
             f"{sorted(specs)}: give the schema.yaml of the data folder that the model was trained on"
         )
-    _check_names("--column", sources, specs, "inputs of the signature")
     several = [name for name, spec in specs.items() if spec.shape.rank == 2]
+    _check_names("--column", sources, specs, "inputs of the signature")
     _check_names("--list_separator", separators, several, "columns of lists or vectors")
-    sources = {**{name: field.source for name, field in fields.items()}, **sources}
-    separators = {**{field.name: field.separator for field in fields.values() if isinstance(field, ListField | VectorField)}, **separators}
-    columns = tuple(
-        _column(name, spec, sources.get(name, name), separators.get(name, DEFAULT_LIST_SEPARATOR)) for name, spec in specs.items()
-    )
+    of_schema = schema.missing if schema else ()
+    columns = []
+    for one, spec in specs.items():
+        texts, field = spec.dtype.name == "string", fields.get(one)
+        columns.append(Column(
+            one, sources.get(one, field.source if field else one), texts, one in several,
+            spec.shape[1] if one in several and not texts else None,
+            separators.get(one, getattr(field, "separator", DEFAULT_LIST_SEPARATOR)),
+            of_schema if texts else (*of_schema, *missing),
+        ))  # fmt: skip
     wanted = tuple(dict.fromkeys([*(column.source for column in columns), *keys]))
-    written = {"format": schema.format, "separator": separator or schema.separator, "header": schema.header,
-               "quoted": schema.quoted} if schema else {"separator": separator or ","}  # fmt: skip
-    return Reading(Layout(schema.name if schema else name, wanted, **written), columns, tuple(keys),
-                   tuple(dict.fromkeys([*(schema.missing if schema else ()), *missing])))  # fmt: skip
+    return Reading(_layout(schema, name, wanted, separator), tuple(columns), tuple(keys))
+
+
+def _layout(schema: Schema | None, name: str, columns: tuple[str, ...], separator: str | None) -> Layout:
+    if schema is None:
+        return Layout(name, columns, separator=separator or ",")
+    return replace(Layout.of(schema), columns=columns, optional=frozenset(), separator=separator or schema.separator)
 
 
 def _check_types(specs: Mapping) -> None:
@@ -184,15 +193,9 @@ def _check_names(flag: str, given: Mapping, known: Sequence[str] | Mapping, what
         raise UserError(f"{flag} names {sorted(given.keys() - set(known))}: expected {what}, which are {sorted(known)}")
 
 
-def _column(name: str, spec, source: str, separator: str) -> Column:
-    several, texts = spec.shape.rank == 2, spec.dtype.name == "string"
-    return Column(name, source, texts, several, spec.shape[1] if several and not texts else None, separator)
-
-
 def _plain(column: pa.Array, role: str, reasons: RowReasons) -> pa.Array:
     """A column in a type that any output can hold: numbers, times and texts as they are, anything else as text."""
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_primitive(kind) or pa.types.is_decimal(kind):
+    if any(is_kept(column.type) for is_kept in _KEPT):
         return column
     return values.texts(column, (), role, reasons).cast(pa.string())
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +78,7 @@ def score_csv(client, source: Path, output: Path | None, reading: Reading, max_r
         for block in _read_blocks(source, reading):
             answers = client.predict(client_columns(block))
             if not rows:
+                _check_outputs(answers)
                 sink.write((",".join(answers) + "\n").encode())
             _write_answers(sink, answers, block)
             rows += len(block)
@@ -162,6 +163,14 @@ def _answer_file(output: Path | None) -> Iterator[BinaryIO]:
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _check_outputs(answers: Mapping[str, np.ndarray]) -> None:
+    if several := [name for name, answer in answers.items() if answer.ndim != 1]:
+        raise UserError(
+            f"the signature answers several values a row in {several}, which CSV cannot hold: choose another --signature, or score "
+            "with `python -m serving.batch --format parquet`"
+        )
 
 
 def _write_answers(sink: BinaryIO, answers: dict[str, np.ndarray], block: Block) -> None:

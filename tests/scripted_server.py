@@ -88,13 +88,15 @@ class ScriptedServer(prediction_service_pb2_grpc.PredictionServiceServicer, mode
             logits = np.pad(logits, [(0, 0), (0, 3)])
         response.outputs["logit"].CopyFrom(tf.make_tensor_proto(logits, tf.float32))
         response.outputs["probability"].CopyFrom(tf.make_tensor_proto(1 / (1 + np.exp(-logits)), tf.float32))
+        if request.model_spec.signature_name == "explain":
+            response.outputs["contribution"].CopyFrom(tf.make_tensor_proto(np.stack([logits, logits], axis=1), tf.float32))
         return response
 
     def GetModelMetadata(self, request, context):
         self.metadata_asked.append(request)
         self._check(request.model_spec, context)
         signatures = get_model_metadata_pb2.SignatureDefMap()
-        for signature, first in (("predict", (None,)), ("candidates", (None, None))):
+        for signature, first in (("predict", (None,)), ("explain", (None,)), ("candidates", (None, None))):
             definition = signatures.signature_def[signature]
             for name, shape in _SHAPES.items():
                 _describe(definition.inputs[name], _TYPES[name], (*first, *shape))

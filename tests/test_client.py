@@ -265,7 +265,7 @@ def test_what_the_server_does_not_have_is_told_at_once(server, model, chosen, me
 
 
 def test_signatures_that_there_are_are_named(server):
-    there_are = r"has no signature 'rank': it has \['candidates', 'matrix', 'predict'\]"
+    there_are = r"has no signature 'rank': it has \['candidates', 'explain', 'matrix', 'predict'\]"
     with PredictClient(server.address, MODEL, signature="rank") as client, pytest.raises(PredictError, match=there_are):
         client.predict({})
 
@@ -519,6 +519,8 @@ def test_malformed_rows_keep_their_places(score, tmp_path):
     (["--column", "usr=uid"], "--column names ['usr']: expected inputs of the signature, which are ['image', 'price', 'tags', 'user']"),
     (["--list_separator", "user=;"], "--list_separator names ['user']: expected columns of lists or vectors, which are ['image', 'tags']"),
     (["--signature", "matrix"], "the signature takes {'x': 'int64 (None, 2)'}, and a file can give"),
+    (["--column", "user=uid", "--missing", "NULL", "--signature", "explain"],
+     "several values a row in ['contribution'], which CSV cannot hold: choose another --signature, or score with `python -m serving.batch"),
     (["--label", "canary"], "no version there carries that label"),
     (["--tls_ca", "none.pem"], "--tls_ca none.pem cannot be read"),
     (["--schema", "none.yaml"], "schema file none.yaml does not exist"),
