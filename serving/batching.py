@@ -65,6 +65,10 @@ class BatchScheduler:
         self._changed = threading.Condition()
         self._waiting: deque[_Queue] = deque()  # the queues that have calls, the one to look at first in front
         self._stopping = False
+        if parameters.pad_variable_length_inputs:
+            log.warning(
+                "pad_variable_length_inputs fills a shorter list up with its own first element: let lists begin with an empty text"
+            )
         threads = parameters.num_batch_threads or os.cpu_count()
         self._threads = [threading.Thread(target=self._work, name=f"batch-{number}", daemon=True) for number in range(threads)]
         for thread in self._threads:

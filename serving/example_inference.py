@@ -7,16 +7,17 @@ serialized tf.Examples, `[B]`. What a signature's method name says does not matt
 
 import grpc
 import numpy as np
+import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, regression_pb2
 
 from serving.servable import Arrays, Servable, Signature
-from serving.signatures import DEFAULT_SIGNATURE
+from serving.signatures import CLASSES_OUTPUT, CLASSIFY_INPUT, DEFAULT_SIGNATURE, REGRESS_OUTPUT, SCORES_OUTPUT
 from serving.status import StatusError, failed_precondition, invalid
 
-INPUTS, CLASSES, SCORES, OUTPUTS = "inputs", "classes", "scores", "outputs"
-CLASSIFY_METHOD = "tensorflow/serving/classify"
-REGRESS_METHOD = "tensorflow/serving/regress"
+INPUTS = CLASSIFY_INPUT  # and REGRESS_INPUT: the same name
+CLASSIFY_METHOD = tf.saved_model.CLASSIFY_METHOD_NAME
+REGRESS_METHOD = tf.saved_model.REGRESS_METHOD_NAME
 
 
 def classify(servable: Servable, request: classification_pb2.ClassificationRequest) -> classification_pb2.ClassificationResponse:
@@ -106,12 +107,12 @@ def _require_classify(signature: Signature) -> None:
     _require_input(signature, "classification")
     if len(signature.outputs) not in (1, 2):
         raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
-    if not signature.outputs.keys() & {CLASSES, SCORES}:
+    if not signature.outputs.keys() & {CLASSES_OUTPUT, SCORES_OUTPUT}:
         raise failed_precondition(
-            f'Expected classification signature outputs to contain at least one of "{CLASSES}" or "{SCORES}". Signature has '
-            f"{list(signature.outputs)}"
+            f'Expected classification signature outputs to contain at least one of "{CLASSES_OUTPUT}" or "{SCORES_OUTPUT}". '
+            f"Signature has {list(signature.outputs)}"
         )
-    for output, expected in ((CLASSES, types_pb2.DT_STRING), (SCORES, types_pb2.DT_FLOAT)):
+    for output, expected in ((CLASSES_OUTPUT, types_pb2.DT_STRING), (SCORES_OUTPUT, types_pb2.DT_FLOAT)):
         _require_dtype(signature, output, expected)
 
 
@@ -119,9 +120,9 @@ def _require_regress(signature: Signature) -> None:
     _require_input(signature, "regression")
     if len(signature.outputs) != 1:
         raise invalid("Expected one output Tensor.")
-    if OUTPUTS not in signature.outputs:
+    if REGRESS_OUTPUT not in signature.outputs:
         raise failed_precondition(f"No regression outputs found in SignatureDef: its output is {next(iter(signature.outputs))!r}")
-    _require_dtype(signature, OUTPUTS, types_pb2.DT_FLOAT)
+    _require_dtype(signature, REGRESS_OUTPUT, types_pb2.DT_FLOAT)
 
 
 def _require_dtype(signature: Signature, output: str, expected: int) -> None:
@@ -133,12 +134,12 @@ def _require_dtype(signature: Signature, output: str, expected: int) -> None:
 
 def _classifications(signature: Signature, examples: np.ndarray) -> classification_pb2.ClassificationResult:
     outputs = signature.run({INPUTS: examples})
-    found = {key: outputs[key] for key in (CLASSES, SCORES) if key in outputs}
+    found = {key: outputs[key] for key in (CLASSES_OUTPUT, SCORES_OUTPUT) if key in outputs}
     _check_shapes(found, len(examples))
     result = classification_pb2.ClassificationResult()
     for row in range(len(examples)):
-        labels = found[CLASSES][row].tolist() if CLASSES in found else None
-        scores = found[SCORES][row].tolist() if SCORES in found else None
+        labels = found[CLASSES_OUTPUT][row].tolist() if CLASSES_OUTPUT in found else None
+        scores = found[SCORES_OUTPUT][row].tolist() if SCORES_OUTPUT in found else None
         classes = result.classifications.add().classes
         for place in range(len(labels or scores or ())):
             classes.add(label=labels[place] if labels else "", score=scores[place] if scores else 0.0)
@@ -153,11 +154,13 @@ def _check_shapes(outputs: Arrays, examples: int) -> None:
             raise invalid(f"Expected {key} output batch size of {examples}. Got: {len(values)}")
     widths = {key: values.shape[1] for key, values in outputs.items()}
     if len(set(widths.values())) > 1:
-        raise invalid(f"Tensors class and score should match in dim_size(1). Got {widths[CLASSES]} vs. {widths[SCORES]}")
+        raise invalid(
+            f"Tensors class and score should match in dim_size(1). Got {widths[CLASSES_OUTPUT]} vs. {widths[SCORES_OUTPUT]}"
+        )
 
 
 def _regressions(signature: Signature, examples: np.ndarray) -> regression_pb2.RegressionResult:
-    values = signature.run({INPUTS: examples})[OUTPUTS]
+    values = signature.run({INPUTS: examples})[REGRESS_OUTPUT]
     if values.ndim not in (1, 2) or values.shape[1:] not in ((), (1,)):
         raise invalid(f"Expected output Tensor shape to be either [batch_size] or [batch_size, 1] but got {list(values.shape)}")
     if len(values) != len(examples):

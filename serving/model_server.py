@@ -80,7 +80,10 @@ class ModelServer:
 
     def _poll(self, seconds: float) -> None:
         while not self._stopping.wait(seconds):
-            self._models.poll()
+            try:
+                self._models.poll()
+            except Exception:
+                log.exception("looking for new versions failed; the next look is in %g s", seconds)
 
     def announce_stop(self) -> None:
         """Health says NOT_SERVING from now on; calls are still answered."""

@@ -9,10 +9,11 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 
 from preprocessing.errors import UserError
@@ -79,15 +80,10 @@ class ServedVersions:
         return sorted(self._live.versions)
 
     def poll(self) -> None:
-        """Looks at the base path once and brings what is live in line with it. Called from one thread at a time.
-
-        Raises:
-          OSError: the base path cannot be read; what is live stays so.
-        """
-        if not self.config.base_path.is_dir():
-            self._complain(f"{self.config.base_path} is gone; what is live stays so" if self.live_versions else "")
+        """Looks at the base path once and brings what is live in line with it. Called from one thread at a time."""
+        folders = self._find_versions()
+        if folders is None:
             return
-        folders = find_versions(self.config.base_path)
         self._forget_failures_of_gone(folders)
         wanted = self._wanted(folders)
         for version in sorted(wanted - self._live.versions.keys()):
@@ -142,6 +138,18 @@ class ServedVersions:
         with self._lock:
             return dict(sorted(self._statuses.items(), reverse=True))
 
+    def _find_versions(self) -> Mapping[int, Path] | None:
+        """None where the base path is out of reach."""
+        base_path = self.config.base_path
+        try:
+            if base_path.is_dir():
+                return find_versions(base_path)
+        except OSError as error:
+            self._complain(f"{base_path} cannot be read; what is live stays so: {error}")
+        else:
+            self._complain(f"{base_path} is gone; what is live stays so" if self.live_versions else "")
+        return None
+
     def _wanted(self, folders: Mapping[int, Path]) -> set[int]:
         config = self.config
         if config.by_operator:
@@ -150,6 +158,7 @@ class ServedVersions:
             missing = sorted(set(config.specific) - folders.keys())
             self._complain(f"{config.base_path} lacks the versions {missing} that are to be served" if missing else "")
             return folders.keys() & set(config.specific)
+        self._complain("")
         return set(sorted(folders)[-config.latest :])  # all of them where `latest` is 0
 
     def _wanted_by_operator(self, folders: Mapping[int, Path]) -> set[int]:
@@ -177,10 +186,8 @@ class ServedVersions:
         started = time.monotonic()
         try:
             servable = self._loader.load(name, version, folder)
-        except StatusError as error:
-            log.error("%s version %d failed to load: %s: %s", name, version, error.code.name, error)
-            self._metrics.load_failures.add(name)
-            self._set(version, VersionStatus(State.END, error))
+        except Exception as error:  # noqa: BLE001 - whatever a folder does, the live version answers on
+            self._fail(version, error if isinstance(error, StatusError) else _unexpected(error))
             return
         seconds = time.monotonic() - started
         self._metrics.load_seconds.observe(seconds, name)
@@ -188,7 +195,12 @@ class ServedVersions:
         self._set(version, VersionStatus(State.AVAILABLE))
         log.info("%s version %d is live after %.1f s", name, version, seconds)
 
-    def _unload(self, versions) -> None:
+    def _fail(self, version: int, error: StatusError) -> None:
+        log.error("%s version %d failed to load: %s: %s", self.config.name, version, error.code.name, error)
+        self._metrics.load_failures.add(self.config.name)
+        self._set(version, VersionStatus(State.END, error))
+
+    def _unload(self, versions: Iterable[int]) -> None:
         gone = set(versions)
         self._live = replace(
             self._live, versions={number: one for number, one in self._live.versions.items() if number not in gone}
@@ -224,6 +236,10 @@ def _asked(spec: model_pb2.ModelSpec, labels: Mapping[str, int]) -> int | None:
             raise invalid(f"Unrecognized servable version label: {spec.version_label}")
         return labels[spec.version_label]
     return spec.version.value if spec.HasField("version") else None
+
+
+def _unexpected(error: Exception) -> StatusError:
+    return StatusError(grpc.StatusCode.UNKNOWN, f"{type(error).__name__}: {error}")
 
 
 def not_served(name: str, version: int | None) -> StatusError:

@@ -15,12 +15,12 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
+from serving.signature_defs import INIT_OP
 from serving.signatures import DEFAULT_SIGNATURE
 from serving.status import CODE_OF_NUMBER, StatusError, braces, failed_precondition, invalid, not_found
 from serving.tensors import fill_proto, to_array
 from serving.versions import SAVED_MODEL_FILE
 
-INIT_OP = "__saved_model_init_op"
 TAGS = {"serve"}
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
@@ -51,6 +51,8 @@ class Signature:
             return dict(zip(self.outputs, self._call(*(arrays[key] for key in self.inputs)), strict=True))
         except tf.errors.OpError as error:
             raise StatusError(CODE_OF_NUMBER[error.error_code], error.message) from error
+        except UnicodeDecodeError as error:  # TensorFlow's message quotes bytes of the request that are no text; its code is lost
+            raise invalid(error.object.decode(errors="replace")) from error
 
 
 class Servable:

@@ -1,6 +1,5 @@
 """All models of a server, and what may be changed while it runs."""
 
-import logging
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -13,8 +12,6 @@ from serving.models import ServedVersions, VersionStatus, not_served
 from serving.servable import Servable
 from serving.server_config import ModelConfig
 from serving.status import StatusError, failed_precondition, not_found
-
-log = logging.getLogger(__name__)
 
 
 class ServedModels:
@@ -52,10 +49,10 @@ class ServedModels:
         return self._models
 
     def poll(self) -> None:
-        """Looks at all base paths once; one that is out of reach leaves its model as it is."""
+        """Looks at all base paths once."""
         with self._managing:
             for model in self._models.values():
-                _poll(model)
+                model.poll()
 
     def servable(self, spec: model_pb2.ModelSpec) -> Servable:
         """The version that a request asks for; raises StatusError as `ServedVersions.servable`."""
@@ -99,7 +96,7 @@ class ServedModels:
             before = self._models
             new = [self._new(config) for config in configs if self._known(config) is None]
             for model in new:
-                _poll(model)
+                model.poll()
                 _require_live(model)
             kept = [self._configured(config) for config in configs if self._known(config)]
             self._models = {model.config.name: model for model in (*kept, *new)}
@@ -110,7 +107,7 @@ class ServedModels:
     def _configured(self, config: ModelConfig) -> ServedVersions:
         model = self._models[config.name]
         model.configure(config)
-        _poll(model)
+        model.poll()
         return model
 
     def _known(self, config: ModelConfig) -> ServedVersions | None:
@@ -136,10 +133,3 @@ def _require_live(model: ServedVersions) -> None:
     if failure:
         raise StatusError(failure[1].code, f"model {name} version {failure[0]} failed to load: {failure[1]}")
     raise StatusError(grpc.StatusCode.UNAVAILABLE, f"model {name} has no version under {model.config.base_path} yet")
-
-
-def _poll(model: ServedVersions) -> None:
-    try:
-        model.poll()
-    except OSError:  # out of reach for a while; what is live keeps answering
-        log.exception("%s: cannot read %s", model.config.name, model.config.base_path)

@@ -457,3 +457,35 @@ def test_requests_are_counted_by_model_and_status(server):
         'dgenctr_serving_live_version{model_name="tiny"} 3' in text
         and 'dgenctr_serving_load_seconds_count{model_name="tiny"} 1' in text
     )
+
+
+# Anything.
+
+
+def test_mutilated_requests_get_a_status_and_harm_nobody(server):
+    random = np.random.default_rng(0)
+    call = server.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+    whole = tiny.predict_request().SerializeToString(deterministic=True)
+    codes = set()
+    for _ in range(300):
+        spoilt = np.frombuffer(whole, np.uint8).copy()
+        places = random.integers(len(spoilt), size=random.integers(1, 4))
+        spoilt[places] = random.integers(256, size=len(places))
+        future = call.future(spoilt[: random.integers(1, len(spoilt) + 1)].tobytes(), timeout=SECONDS)
+        codes.add(future.code())
+    assert codes <= {Code.OK, INVALID, MISSING, PRECONDITION, Code.INTERNAL, Code.UNKNOWN}
+    assert INVALID in codes and server.prediction.Predict(tiny.predict_request(), timeout=SECONDS).outputs
+
+
+def test_tensors_of_any_shape_get_a_status_and_harm_nobody(server):
+    random = np.random.default_rng(0)
+    inputs = {"join": ("words", tf.string), "serving_default": ("examples", tf.string), "total": ("x", tf.float32)}
+    for signature in random.choice(list(inputs), size=100):
+        name, dtype = inputs[signature]
+        shape = random.integers(0, 4, size=random.integers(0, 6)).tolist()
+        values = np.full(shape, b"\xff" if dtype == tf.string else -1, dtype.as_numpy_dtype)
+        request = predict_pb2.PredictRequest()
+        tiny.fill_spec(request.model_spec, "tiny", signature)
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(values, dtype, shape=shape))
+        assert server.prediction.Predict.future(request, timeout=SECONDS).code() in (Code.OK, INVALID)
+    assert server.prediction.Predict(tiny.predict_request(), timeout=SECONDS).outputs
