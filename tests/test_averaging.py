@@ -22,7 +22,7 @@ from trainer.checkpoints import (
 from trainer.config import load_config
 from trainer.distribute import Synchronous
 from trainer.model import DGenCTR
-from trainer.optimizers import BLOCK_ROWS, LazyAdam, build_optimizer
+from trainer.optimizers import BLOCK_ROWS, LazyAdam, build_optimizer, log_kept
 from trainer.refusals import require_one_device
 
 SMALL = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "finetune.dropout=0"]
@@ -45,17 +45,25 @@ def table_after(rows_of_steps):
 
 
 def dense_average(values):
-    average = np.zeros_like(values[0])
-    for value in values:
-        average = FACTOR * average + (1 - FACTOR) * value
-    return average / (1 - FACTOR ** len(values))
+    average, kept = np.zeros_like(values[0]), 1.0
+    for step, value in enumerate(values, start=1):
+        factor = min(FACTOR, (1 + step) / (10 + step))
+        average, kept = factor * average + (1 - factor) * value, kept * factor
+    return average / (1 - kept)
 
 
 def test_two_steps_by_hand():
-    # (d E1 + E2) (1 - d) / (1 - d^2) with d = 1/2: a third of the first and two thirds of the second.
+    # d_1 = 2/11 and d_2 = 3/12: weights (9/11) (1/4) and 3/4, of a sum of 21/22.
     table, optimizer, (first, second) = table_after([[2], [2]])
     optimizer.assign_averages()
-    assert table.numpy()[2, 0] == pytest.approx(first[2, 0] / 3 + 2 * second[2, 0] / 3)
+    assert table.numpy()[2, 0] == pytest.approx((9 / 44 * first[2, 0] + 3 / 4 * second[2, 0]) / (21 / 22))
+
+
+@pytest.mark.parametrize("factor", [0.05, 0.5, 0.9, 0.998])
+def test_how_much_an_average_keeps(factor):
+    factors = [min(factor, (1 + step) / (10 + step)) for step in range(1, 6001)]
+    expected = np.concatenate([[0.0], np.cumsum(np.log(factors))])
+    np.testing.assert_allclose(log_kept(tf.range(6001), factor), expected, rtol=1e-9, atol=1e-9)
 
 
 def test_rows_that_are_looked_up_now_and_then_are_averaged_as_if_in_every_step():

@@ -1,25 +1,24 @@
 """An exponential moving average of the weights: what is validated, saved as the model and exported, if a stage keeps one."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import tensorflow as tf
 
 from trainer.click_model import ClickModel
-from trainer.optimizers import lazy_optimizers
+from trainer.optimizers import lazy_optimizers, log_kept
 
 
 class WeightAverage:
     """The bias-corrected average of the weights W^1, ..., W^t after each of the steps of a stage so far.
 
-        A^t = sum_{j=1..t} d^(t-j) W^j (1 - d) / (1 - d^t)
+        A^t = sum_{j=1..t} (1 - d_j) (D_t / D_j) W^j / (1 - D_t)        d_j = min(d, (1 + j) / (10 + j)),  D_t = d_1 d_2 ... d_t
 
     Tables are averaged by their optimizers, row by row as they are looked up (`trainer.optimizers.LazyAdam`), so that a step
     costs no more on a larger table. Everything else that the stage changes, batch normalisation's moving moments included, is averaged as
     a whole,
 
-        A^t = A^(t-1) + (1 - d) / (1 - d^t) (W^t - A^(t-1)).
+        A^t = A^(t-1) + (1 - d_t) / (1 - D_t) (W^t - A^(t-1)).
 
     While embeddings grow from their random start, averaged moments lag behind the activations and spoil the calibration; after these
     epochs they fit the averaged weights better than the last ones, which belong to other weights (docs/decisions.md).
@@ -29,12 +28,12 @@ class WeightAverage:
       factor: d in (0, 1).
 
     Source: arXiv 1803.05407 (there with equal weights, and moments computed anew by a pass over the data); the correction is
-    Adam's, arXiv 1412.6980, section 3.
+    Adam's, arXiv 1412.6980, section 3, and the growing factors are those of TensorFlow's `tf.train.ExponentialMovingAverage`.
     """
 
     def __init__(self, model: ClickModel, factor: float):
         self._optimizer = model.optimizer
-        self._log_factor = math.log(factor)
+        self._factor = factor
         trained = {id(variable) for variable in model.stage_variables} - {id(table) for table in model.tables.values()}
         self._variables = {name: variable for name, variable in model.named_variables().items()
                            if id(variable) in trained or _is_moving_moment(variable)}
@@ -44,8 +43,9 @@ class WeightAverage:
 
     def update(self) -> None:
         """Adds the weights after a step, which the optimizer has just taken."""
-        steps = tf.cast(self._optimizer.optimizers[-1].iterations, tf.float64)
-        share = tf.cast(math.expm1(self._log_factor) / tf.math.expm1(steps * self._log_factor), tf.float32)
+        steps = self._optimizer.optimizers[-1].iterations
+        before, now = log_kept(steps - 1, self._factor), log_kept(steps, self._factor)
+        share = tf.cast(tf.math.expm1(now - before) / tf.math.expm1(now), tf.float32)
         for name, variable in self._variables.items():
             self.averages[name].assign_add(share * (variable - self.averages[name]))
 

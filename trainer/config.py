@@ -264,7 +264,7 @@ class StageConfig(_Section):
       new_rows: with --init_from, where a table row starts whose value the earlier model did not know: at the mask embedding
         of its field, or at the field's row of unknown values.
       averaging: factor d of an exponential moving average of all weights, a step; the averaged weights are what is validated,
-        saved as the model and exported. 0: none (see `trainer.averaging`).
+        saved as the model and exported. Of t steps no more than the last tenth or so counts. 0: none (see `trainer.averaging`).
     """
 
     epochs: int = Setting(ge=1)

@@ -11,6 +11,25 @@ from trainer.distribute import joined, shards
 BLOCK_ROWS = 1 << 20
 
 
+def log_kept(steps: tf.Tensor, factor: float) -> tf.Tensor:
+    """log D_t = sum_{j=1..t} log d_j, d_j = min(factor, (1 + j) / (10 + j)): how much t steps leave of what an average was before.
+
+    Weights travel far in their first steps. A factor near 1 from the start on would keep these in the average for 1 / (1 - factor)
+    steps; this one forgets all but the last tenth of the steps so far, until that is as many.
+
+    Args:
+      steps: t, int of any shape.
+      factor: in (0, 1).
+
+    Returns:
+      float64 of the same shape: in closed form log(10! (t + 1)! / (t + 10)!) as long as the factors grow.
+    """
+    steps = tf.cast(steps, tf.float64)
+    growing = tf.minimum(steps, max(0, math.floor((10 * factor - 1) / (1 - factor))))
+    while_growing = math.lgamma(11) + tf.math.lgamma(growing + 2) - tf.math.lgamma(growing + 11)
+    return while_growing + (steps - growing) * math.log(factor)
+
+
 class LazyAdam(tf.keras.optimizers.Optimizer):
     """Adam whose cost is that of the rows a step looks up, not of the table.
 
@@ -24,14 +43,14 @@ class LazyAdam(tf.keras.optimizers.Optimizer):
     With every row looked up in every step this is Adam (arXiv 1412.6980, section 2, end) with a coupled L2 penalty.
 
     With `averaging` d it also keeps the bias-corrected exponential moving average of every row's values E_r^1, ..., E_r^t after
-    each step,
+    each step, with factors that grow with the steps (`log_kept`),
 
-        A_r^t = sum_{j=1..t} d^(t-j) E_r^j (1 - d) / (1 - d^t)
+        A_r^t = sum_{j=1..t} (1 - d_j) (D_t / D_j) E_r^j / (1 - D_t)        d_j = min(d, (1 + j) / (10 + j)),  D_t = d_1 d_2 ... d_t
 
     Nothing is done for rows that a step leaves alone. A row whose average is that of step s, and whose value has been E_r since,
     is brought up to step t when it is next looked up or read:
 
-        A_r^t = E_r + d^(t-s) (1 - d^s) / (1 - d^t) (A_r^s - E_r)
+        A_r^t = E_r + (D_t / D_s) (1 - D_s) / (1 - D_t) (A_r^s - E_r)
 
     Args:
       learning_rate: step size.
@@ -101,8 +120,7 @@ class LazyAdam(tf.keras.optimizers.Optimizer):
 
     def _brought_up(self, averages: tf.Tensor, steps: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
         """Averages [R, d] of the last step taken, from those of `steps` [R], since when the values have not changed."""
-        log_factor = math.log(self.averaging)
-        before, now = tf.cast(steps, tf.float64) * log_factor, tf.cast(self.iterations, tf.float64) * log_factor
+        before, now = log_kept(steps, self.averaging), log_kept(self.iterations, self.averaging)
         share = tf.math.divide_no_nan(tf.exp(now - before) * tf.math.expm1(before), tf.math.expm1(now))  # (R,)
         return values + tf.cast(share, values.dtype)[:, tf.newaxis] * (averages - values)
 
