@@ -6,7 +6,7 @@ A server that joins requests fills columns up to the widest one, so how wide a c
 once: the request says it, by name, and so does each request of a joined batch for itself.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -19,23 +19,23 @@ NO_LOGIT = tf.float32.min  # beyond a request's candidates: finite, since JSON h
 
 @dataclass(frozen=True)
 class CandidateRows:
-    """Which row of the columns each candidate reads, once the values of all requests stand below one another.
+    """What becomes of the rows that the transform graph makes of the columns of `as_rows`.
 
     Attributes:
-      cells: int64 `[M, 2]`, request and place of each of the M candidates.
-      rows: int32 `[M, F]`, of each field.
-      fields: the names of the F fields.
+      cells: int64 `[M, 2]`, request and place of each of the M candidates: the first M rows, but for lists.
+      rows_of_lists: by field, int32 `[M]`: which row has the list of each candidate.
       answer_shape: int32 `[2]`: R, and the largest number of candidates.
     """
 
     cells: tf.Tensor
-    rows: tf.Tensor
-    fields: Sequence[str]
+    rows_of_lists: Mapping[str, tf.Tensor]
     answer_shape: tf.Tensor
 
-    def rows_of(self, names: Sequence[str]) -> tf.Tensor:
-        """The rows that candidates read of these fields, int32 `[M, n]`."""
-        return tf.gather(self.rows, [self.fields.index(name) for name in names], axis=1)
+    def of_candidates(self, name: str, transformed: tf.Tensor) -> tf.Tensor:
+        """Rows of a transformed column, or of packed columns, `[rows, n]` -> `[M, n]`."""
+        if name in self.rows_of_lists:
+            return tf.gather(transformed, self.rows_of_lists[name])
+        return transformed[:tf.shape(self.cells)[0]] if self.rows_of_lists else transformed
 
     def by_request(self, logits: tf.Tensor) -> tf.Tensor:
         """Logits `[M]` -> `[R, K]`, `NO_LOGIT` where a request has no candidate."""
@@ -43,10 +43,10 @@ class CandidateRows:
 
 
 def as_rows(inputs: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor | tf.SparseTensor], CandidateRows]:
-    """The tensors of `candidates` as columns for the transform graph, and which row of each column a candidate reads.
+    """The tensors of `candidates` as columns for the transform graph.
 
-    The transform graph takes columns of one length, R times the widest: one that all requests share has R values, and missing
-    ones behind them that nobody reads.
+    Single values are repeated for each candidate, whose rows they are. Lists are not: a list that is shared is one row, and is
+    looked up once. Where there are fewer rows of one kind than of the other, missing values follow, which nobody reads.
 
     Raises:
       tf.errors.InvalidArgumentError: first dimensions differ, a count is negative, `shared_fields` names what is no field, or
@@ -56,26 +56,84 @@ def as_rows(inputs: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor | tf.S
     columns = {name: x for name, x in inputs.items() if name not in (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)}
     names = tf.constant(list(columns))
     sizes = tf.stack([tf.shape(x)[:2] if x.shape.rank > 2 else tf.shape(x) for x in columns.values()])  # (F, 2)
-    with tf.control_dependencies(_dimension_checks(sizes[:, 0], tf.size(shared_fields), counts)):
+    dimension_checks = _dimension_checks(sizes[:, 0], tf.size(shared_fields), counts)
+    with tf.control_dependencies(dimension_checks):
         counts, widths = tf.identity(counts), sizes[:, 1]
-    requests = tf.size(counts)
-    shared, naming_check = _shared(shared_fields, names, requests)  # (R, F)
+    shared, naming_check = _shared(shared_fields, names, tf.size(counts))  # (R, F)
     with tf.control_dependencies([naming_check, _width_check(shared, counts, widths, names)]):
-        rows = requests * tf.reduce_max(widths)
         cells = tf.where(tf.sequence_mask(counts))  # (M, 2)
     request, place = tf.unstack(tf.cast(cells, tf.int32), axis=1)
-    first = request[:, tf.newaxis] * widths  # (M, F)
-    chosen = CandidateRows(
-        cells=cells,
-        rows=tf.where(tf.gather(shared, request), first, first + place[:, tf.newaxis]),
-        fields=list(columns),
-        answer_shape=tf.stack([requests, tf.reduce_max(tf.concat([counts, [0]], axis=0))]),
-    )
-    paddings = tf.pad((rows - requests * widths)[:, tf.newaxis, tf.newaxis], [[0, 0], [0, 0], [1, 0]])  # (F, 1, 2): none, missing rows
-    return {
-        name: _list_rows(x, width, rows) if _is_list(x) else _rows(x, padding)
-        for (name, x), width, padding in zip(columns.items(), tf.unstack(widths), tf.unstack(paddings), strict=True)
-    }, chosen
+    places = tf.where(tf.gather(tf.transpose(shared), request, axis=1), 0, place)  # (F, M)
+    reader = _Reader(list(columns), request, widths, places)
+    lists = [name for name, x in columns.items() if x.dtype == tf.string and x.shape.rank == 3]
+    rows = reader.rows(lists, tf.size(counts))
+    found = {name: reader.lists(name, columns[name], rows) for name in lists}
+    for dtype in MISSING_VALUE:
+        single = {name: x for name, x in columns.items() if x.dtype == dtype and x.shape.rank == 2}
+        with tf.control_dependencies(dimension_checks):  # before columns of different length are joined
+            found |= reader.single_values(single, rows) if single else {}
+    found |= {name: reader.vectors(name, x, rows) for name, x in columns.items() if name not in found}
+    most = tf.reduce_max(tf.concat([counts, [0]], axis=0))
+    return found, CandidateRows(cells, {name: reader.row_of(name) for name in lists}, tf.stack([tf.size(counts), most]))
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads what each of M candidates reads.
+
+    Attributes:
+      fields: the names of the F fields.
+      request: int32 `[M]`.
+      widths: int32 `[F]`: values of a request.
+      places: int32 `[F, M]`: which of them.
+    """
+
+    fields: Sequence[str]
+    request: tf.Tensor
+    widths: tf.Tensor
+    places: tf.Tensor
+
+    def rows(self, lists: Sequence[str], requests: tf.Tensor) -> tf.Tensor | None:
+        """How many rows all columns have; None for one a candidate."""
+        if not lists:
+            return None
+        return tf.maximum(tf.size(self.request), requests * tf.reduce_max(tf.gather(self.widths, self._numbers(lists))))
+
+    def row_of(self, name: str) -> tf.Tensor:
+        """Where the values stand, int32 `[M]`, once those of all requests stand below one another."""
+        field = self.fields.index(name)
+        return self.request * self.widths[field] + self.places[field]
+
+    def single_values(self, columns: Mapping[str, tf.Tensor], rows: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """`[R, k]` -> `[rows]` for each column; together, since what counts is the number of operations."""
+        widths, places = (tf.gather(x, self._numbers(columns)) for x in (self.widths, self.places))  # (n,), (n, M)
+        starts = tf.cumsum(widths, exclusive=True)[:, tf.newaxis]  # (n, 1)
+        index = self.request * tf.reduce_sum(widths) + starts + places  # (n, M)
+        values = tf.reshape(tf.concat(list(columns.values()), axis=1), [-1])
+        return dict(zip(columns, tf.unstack(_read(values, index, rows)), strict=True))
+
+    def vectors(self, name: str, x: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
+        """`[R, k, size]` -> `[rows, size]`."""
+        return _read(tf.reshape(x, [-1, x.shape[2]]), self.row_of(name)[tf.newaxis], rows)[0]
+
+    def lists(self, name: str, x: tf.Tensor, rows: tf.Tensor) -> tf.SparseTensor:
+        """`[R, k, L]` -> `[rows, L]`, without what fills the lists up."""
+        found = tf.sparse.from_dense(x)
+        request, place, position = tf.unstack(found.indices, axis=1)
+        row = request * tf.cast(self.widths[self.fields.index(name)], tf.int64) + place
+        return tf.SparseTensor(tf.stack([row, position], axis=1), found.values, tf.stack([tf.cast(rows, tf.int64), found.dense_shape[2]]))
+
+    def _numbers(self, names: Iterable[str]) -> list[int]:
+        return [self.fields.index(name) for name in names]
+
+
+def _read(values: tf.Tensor, index: tf.Tensor, rows: tf.Tensor | None) -> tf.Tensor:
+    """`values[index]`, `[n, M, ...]`, or `[n, rows, ...]` with missing ones behind."""
+    if rows is not None:
+        behind = [[0, 0], [0, rows - tf.shape(index)[1]]]
+        index = tf.pad(index, behind, constant_values=tf.shape(values)[0])
+        values = tf.pad(values, [[0, 1]] + [[0, 0]] * (values.shape.rank - 1), constant_values=MISSING_VALUE[values.dtype])
+    return tf.gather(values, index)
 
 
 def _dimension_checks(firsts: tf.Tensor, of_shared_fields: tf.Tensor, counts: tf.Tensor) -> list[tf.Operation]:
@@ -115,23 +173,3 @@ def _only(names: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
 
 def _assert(condition: tf.Tensor, message: list) -> tf.Operation:
     return tf.debugging.Assert(condition, message, summarize=50)
-
-
-def _is_list(x: tf.Tensor) -> bool:
-    return x.dtype == tf.string and x.shape.rank == 3
-
-
-def _list_rows(x: tf.Tensor, width: tf.Tensor, rows: tf.Tensor) -> tf.SparseTensor:
-    """`[R, k, L]` -> `[rows, L]`, without what fills the lists up."""
-    lists = tf.sparse.from_dense(x)
-    request, place, position = tf.unstack(lists.indices, axis=1)
-    row = request * tf.cast(width, tf.int64) + place
-    return tf.SparseTensor(tf.stack([row, position], axis=1), lists.values, tf.stack([tf.cast(rows, tf.int64), lists.dense_shape[2]]))
-
-
-def _rows(x: tf.Tensor, padding: tf.Tensor) -> tf.Tensor:
-    """`[R, k, ...]` -> `[R k + missing, ...]`, with missing values behind; `padding` is int32 `[1, 2]`."""
-    shape = x.shape[2:]
-    if shape.rank:
-        padding = tf.pad(padding, [[0, shape.rank], [0, 0]])
-    return tf.pad(tf.reshape(x, [-1, *shape]), padding, constant_values=MISSING_VALUE[x.dtype])

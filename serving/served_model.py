@@ -8,7 +8,7 @@ import tensorflow as tf
 import tensorflow_transform as tft
 
 from preprocessing.schema import MISSING_ROW, Schema
-from serving.candidate_rows import CandidateRows, as_rows
+from serving.candidate_rows import as_rows
 from serving.explain import can_explain, contributions
 from serving.signature_defs import finish_signature_defs
 from serving.signatures import (
@@ -108,7 +108,8 @@ class _ServedGraph:
 
     def _score_candidates(self, inputs: Tensors) -> Tensors:
         raw, chosen = as_rows(inputs)
-        return _answers(chosen.by_request(self._model.click_logits(self._chosen(self._features(raw), chosen))))
+        features = {name: chosen.of_candidates(name, x) for name, x in self._features(raw).items()}
+        return _answers(chosen.by_request(self._model.click_logits(features)))
 
     def _explain(self, named: Tensors) -> Tensors:
         logits, of_fields = contributions(self._model, self._features(transform_inputs(named)))
@@ -127,13 +128,6 @@ class _ServedGraph:
             "ids": ids if len(places) == len(self._schema.record_id_fields) else tf.gather(ids, places, axis=1),
             **{name: tf.where(ids == MISSING_ROW, -1, ids) for name, ids in lists.items()},
         }
-
-    def _chosen(self, features: Tensors, chosen: CandidateRows) -> Tensors:
-        """The features of the rows that candidates read, which may be another row for each field."""
-        names = [field.name for field in self._schema.id_fields]
-        places = chosen.rows_of(names) * len(names) + tf.range(len(names))  # (M, N) in the ids one row behind another
-        lists = {field.name: tf.gather(features[field.name], chosen.rows_of([field.name])[:, 0]) for field in self._schema.list_fields}
-        return {"ids": tf.gather(tf.reshape(features["ids"], [-1]), places), **lists}
 
 
 def _answers(logits: tf.Tensor) -> Tensors:
