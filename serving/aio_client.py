@@ -57,6 +57,7 @@ class AsyncPredictClient:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._turns = asyncio.Semaphore(concurrency)
+        self._looking_up = asyncio.Lock()
         self._signatures: dict[str, Signature] = {}
 
     async def __aenter__(self):
@@ -123,10 +124,11 @@ class AsyncPredictClient:
             raise
 
     async def _signature_of(self, asked: AskedModel) -> Signature:
-        signature = self._signatures.get(asked.signature)
-        if signature is None:
-            signature = self._signatures[asked.signature] = asked.definition(await self._metadata(asked))
-        return signature
+        async with self._looking_up:  # once, however many tasks begin together
+            signature = self._signatures.get(asked.signature)
+            if signature is None:
+                signature = self._signatures[asked.signature] = asked.definition(await self._metadata(asked))
+            return signature
 
     async def _metadata(self, asked: AskedModel):
         return await self._invoke(self._prediction.GetModelMetadata, asked.metadata_request())

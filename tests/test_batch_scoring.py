@@ -3,6 +3,10 @@
 import csv
 import gzip
 import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +22,7 @@ from serving.batch_inference import SavedModelHandler
 from serving.labels import set_label, set_pin
 from serving.versions import SCHEMA_ASSET
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 SCHEMA = {
     "name": "kinds", "label": {"column": "click", "unlabelled": "reject"}, "group": "uid", "timestamp": "time", "missing": ["NULL"],
     "split": {"by": "time", "column": "time", "valid_from": 1, "test_from": 2},
@@ -240,6 +245,36 @@ def test_a_run_that_breaks_leaves_nothing(score, tmp_path, monkeypatch):
     with pytest.raises(Exception, match="broken"):
         score("--input", path, "--key", "row")
     assert sorted(one.name for one in tmp_path.iterdir()) == ["a.csv"]
+
+
+KILLED_WITH_HALF_A_SHARD = """
+import os, signal, sys
+from preprocessing.environment import start_tensorflow
+start_tensorflow()
+from serving import batch, batch_output
+class Writer:
+    def __init__(self, path, schema):
+        self.path = path
+    def write_table(self, table):
+        with open(self.path, "w") as half:
+            half.write("half")
+        os.kill(os.getpid(), signal.SIGKILL)
+batch_output.pacsv.CSVWriter = Writer
+batch.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_leaves_nothing_that_looks_whole(score, base_path, tmp_path):
+    path = write_csv(tmp_path / "a.csv", [["a", "", "", "", ""]])
+    arguments = ["--model", base_path, "--input", path, "--key", "row", "--output", tmp_path / "scores"]
+    command = [sys.executable, "-c", KILLED_WITH_HALF_A_SHARD, *map(str, arguments)]
+    killed = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    names = {one.name for one in tmp_path.iterdir()}
+    assert len(names) == 2 and all(name == "a.csv" or name.startswith(".scores.partial-") for name in names)
+    assert not list(tmp_path.glob(".scores.partial-*/part-*")), "half a shard has not got its name"
+    assert score("--input", path, "--key", "row")[0] == 0
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["a.csv", "scores"]
 
 
 def test_an_explanation_fits_into_parquet_only(score, tmp_path):

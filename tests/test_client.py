@@ -331,6 +331,7 @@ def test_async_calls_share_a_connection_and_a_limit(server):
     for answers in asynchronously(server, use, chunk_rows=2, concurrency=4):
         np.testing.assert_allclose(answers["logit"], expected_logits(ROWS))
     assert (len(server.asked), server.most_at_once) == (30, 4)
+    assert len(server.metadata_asked) == 1
 
 
 def test_async_calls_are_sent_again_where_that_is_safe(server):
