@@ -94,7 +94,7 @@ def _main(argv: Sequence[str]) -> None:
     from preprocessing.runner import parse_beam_options
     from serving.batch_inference import read_signature
     from serving.batch_pipeline import ScoringJob, score
-    from serving.calls import specs_of
+    from serving.columns import specs_of
 
     options = parse_beam_options(beam_flags, "serving.batch")
     definition = read_signature(version_dir, flags.signature)

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from serving.calls import AskedModel, Signature, as_arrays, chunks, invalid
+from serving.calls import AskedModel
+from serving.columns import Signature, as_arrays, chunks
+from serving.refusals import invalid
 from serving.signatures import CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT
 
 
@@ -24,7 +26,8 @@ def candidate_chunks(shared: Mapping[str, Any], candidates: Mapping[str, Sequenc
         raise invalid(f"the fields {both} are given as shared and by candidate: leave them out of one of them")
     if not candidates:
         raise invalid("no field differs between the candidates: give at least one sequence in `candidates`")
-    fields = {name: spec for name, spec in signature.inner_inputs.items() if name not in (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)}
+    extra = (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)
+    fields = {name: spec for name, spec in signature.inner_inputs.items() if name not in extra}
     one = {name: [value] for name, value in shared.items()}
     _check_names(one, candidates, fields, asked)
     of_user = as_arrays(one, {name: fields[name] for name in one}, asked) if one else {}

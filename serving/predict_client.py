@@ -12,22 +12,11 @@ import tensorflow as tf
 from tenacity import Retrying
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.calls import (
-    POLL_SECONDS,
-    AskedModel,
-    Code,
-    PredictError,
-    Readiness,
-    Signature,
-    as_arrays,
-    chunks,
-    empty_outputs,
-    joined,
-    outputs_of,
-    retry_policy,
-)
+from serving.calls import POLL_SECONDS, AskedModel, Readiness
 from serving.candidates import candidate_chunks, of_one_request
+from serving.columns import Signature, as_arrays, chunks, empty_outputs, joined, outputs_of
 from serving.connection import Tls, open_channel
+from serving.refusals import Code, PredictError, retry_policy
 from serving.signatures import CANDIDATE_COUNT_INPUT, CANDIDATES_SIGNATURE, NAMED_SIGNATURE
 
 __all__ = ["PredictClient", "PredictError", "Tls"]

@@ -19,8 +19,8 @@ from preprocessing.values import RowReasons
 
 DEFAULT_LIST_SEPARATOR = "|"
 NOTHING = MappingProxyType({})
-_KEPT = (pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_float32, pa.types.is_float64, pa.types.is_decimal,
-         pa.types.is_timestamp, pa.types.is_date)  # fmt: skip
+_KEPT = (pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_float32, pa.types.is_float64,
+         pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from certificates import Authority
 from scripted_server import MODEL, Status, expected_logits
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
-from serving import calls
 from serving import client as command
+from serving import refusals
 from serving.aio_client import AsyncPredictClient
 from serving.predict_client import PredictClient, PredictError, Tls
 
@@ -55,7 +55,7 @@ def client(server):
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch):
-    monkeypatch.setattr(calls, "_FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(refusals, "_FIRST_WAIT_SECONDS", 0.001)
 
 
 def rows_of(request):
@@ -161,7 +161,7 @@ def test_a_call_that_was_refused_is_not_sent_again(client, server, code, details
 
 
 def test_retries_end_with_the_deadline(server, monkeypatch):
-    monkeypatch.setattr(calls, "_LONGEST_WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(refusals, "_LONGEST_WAIT_SECONDS", 0.02)
     server.script = [(Code.UNAVAILABLE, "queue is full")] * 10_000
     with PredictClient(server.address, MODEL, deadline=2) as client:
         client.input_specs()
@@ -172,7 +172,7 @@ def test_retries_end_with_the_deadline(server, monkeypatch):
 
 def test_waits_grow_and_are_random():
     state = type("State", (), {})()
-    wait = calls.retry_policy(60)["wait"]
+    wait = refusals.retry_policy(60)["wait"]
     for attempt, most in ((1, 0.001), (4, 0.008), (40, 2.0)):
         state.attempt_number = attempt
         drawn = [wait(state) for _ in range(200)]
