@@ -66,9 +66,7 @@ class BatchScheduler:
         self._waiting: deque[_Queue] = deque()  # the queues that have calls, the one to look at first in front
         self._stopping = False
         if parameters.pad_variable_length_inputs:
-            log.warning(
-                "pad_variable_length_inputs fills a shorter list up with its own first element: let lists begin with an empty text"
-            )
+            log.warning("pad_variable_length_inputs fills a list up with its first element: let lists begin with an empty text")
         threads = parameters.num_batch_threads or os.cpu_count()
         self._threads = [threading.Thread(target=self._work, name=f"batch-{number}", daemon=True) for number in range(threads)]
         for thread in self._threads:

@@ -1,22 +1,24 @@
 """gRPC's health protocol (grpc.health.v1), which Kubernetes, Envoy and grpc_health_probe ask.
 
 The empty service name and `tensorflow.serving.PredictionService` mean the whole server: SERVING from the moment all its
-models have a live version until it is told to stop.
+models have a live version until it is told to stop. The name of a model means that model: SERVING while it has a live version.
 """
 
 import threading
+from collections.abc import Callable, Mapping
 
 import grpc
 from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
+from serving.models import ServedVersions
 from serving.proto_messages import add_field, define
 
 SERVICE = "grpc.health.v1.Health"
-NAMES = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
+WHOLE_SERVER = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
 UNKNOWN, SERVING, NOT_SERVING, SERVICE_UNKNOWN = range(4)
 MAX_WATCHERS = 4  # each holds a thread of the server
-WATCH_SECONDS = 1.0  # between looks whether a watcher is still there
+WATCH_SECONDS = 1.0  # between looks at models, and whether a watcher is still there
 
 
 def _messages():
@@ -35,18 +37,23 @@ HealthCheckRequest, HealthCheckResponse = _MESSAGES["HealthCheckRequest"], _MESS
 
 
 class Health:
-    """Whether the server serves; `Check` asks once, `Watch` is told of changes."""
+    """Whether the server and its models serve; `Check` asks once, `Watch` is told of changes.
 
-    def __init__(self):
+    Args:
+      models: the models by name, as they are now.
+    """
+
+    def __init__(self, models: Callable[[], Mapping[str, ServedVersions]]):
+        self._models = models
         self._changed = threading.Condition()
-        self._status = SERVING
-        self._watchers = threading.BoundedSemaphore(MAX_WATCHERS)
+        self._stopping = False
         self._ended = False
+        self._watchers = threading.BoundedSemaphore(MAX_WATCHERS)
 
     def stop_serving(self) -> None:
         """From now on: NOT_SERVING."""
         with self._changed:
-            self._status = NOT_SERVING
+            self._stopping = True
             self._changed.notify_all()
 
     def end_watches(self) -> None:
@@ -56,27 +63,35 @@ class Health:
             self._changed.notify_all()
 
     def check(self, request, context: grpc.ServicerContext):
-        if request.service not in NAMES:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}")
-        return HealthCheckResponse(status=self._status)
+        status = self._status(request.service)
+        if status == SERVICE_UNKNOWN:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}: give none, or a model's name")
+        return HealthCheckResponse(status=status)
 
     def watch(self, request, context: grpc.ServicerContext):
         if not self._watchers.acquire(blocking=False):
             context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_WATCHERS} callers watch already: use Check")
         try:
-            yield from self._states(request.service, context)
+            yield from self._changes(request.service, context)
         finally:
             self._watchers.release()
 
-    def _states(self, service: str, context: grpc.ServicerContext):
+    def _status(self, service: str) -> int:
+        model = self._models().get(service)
+        if service not in WHOLE_SERVER and model is None:
+            return SERVICE_UNKNOWN
+        lacks_version = model is not None and model.live_version is None
+        return NOT_SERVING if self._stopping or lacks_version else SERVING
+
+    def _changes(self, service: str, context: grpc.ServicerContext):
         told = None
         while context.is_active() and not self._ended:
-            status = self._status if service in NAMES else SERVICE_UNKNOWN
+            status = self._status(service)
             if status != told:
                 yield HealthCheckResponse(status=status)
                 told = status
             with self._changed:
-                if self._status == status and not self._ended or service not in NAMES:
+                if not self._ended and self._status(service) == told:
                     self._changed.wait(WATCH_SECONDS)
 
     def add_to(self, server: grpc.Server) -> None:

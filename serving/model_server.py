@@ -62,7 +62,7 @@ class ModelServer:
 
     def __init__(self, models: ServedModels, metrics: ServerMetrics, listening: Listening):
         handlers = Handlers(models, metrics, listening.max_concurrent_calls)
-        self._health = Health()
+        self._health = Health(lambda: models.models)
         self._models = models
         self._polling: threading.Thread | None = None
         self._stopping = threading.Event()

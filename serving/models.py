@@ -96,9 +96,10 @@ class ServedVersions:
             self._live = replace(self._live, labels=self._register.labels)
 
     def configure(self, config: ModelConfig) -> None:
-        """Changes which versions are served; takes effect at the next poll, labels at once. Not for another base path."""
+        """Changes which versions are served, from the next poll on, and labels, at once. Not for another base path."""
         self.config = config
-        self._live = replace(self._live, labels=dict(config.labels))
+        if not config.by_operator:
+            self._live = replace(self._live, labels=dict(config.labels))
 
     def unload_all(self) -> None:
         self._unload(self._live.versions.keys())

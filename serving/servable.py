@@ -56,7 +56,7 @@ class Signature:
 
 
 class Servable:
-    """A SavedModel that is loaded, and answers once its warm-up requests have passed (`serving.model_warmup`).
+    """A SavedModel that is loaded, and answers once its warm-up requests have passed (`serving.loading`).
 
     Args:
       name: the model's name, for the answers.

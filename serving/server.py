@@ -6,6 +6,7 @@ import logging
 import queue
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -237,10 +238,9 @@ def _say_ready(server, models, listening) -> None:
 
 
 def _stop(server, delay_seconds: float, drain_seconds: float) -> None:
-    log.info("stopping: health checks fail for %g s, then new calls are refused and calls in progress have %g s",
-                 delay_seconds, drain_seconds)  # fmt: skip
+    log.info("stopping: health checks fail for %g s, then calls in progress have %g s", delay_seconds, drain_seconds)
     server.announce_stop()
-    StopRequest().wait(delay_seconds)
+    time.sleep(delay_seconds)
     server.stop(drain_seconds)
 
 

@@ -1,6 +1,7 @@
 """Calls to the embedded server over gRPC: answers, and the status codes of TensorFlow Serving for mistakes and overload."""
 
 import re
+import shutil
 import threading
 
 import grpc
@@ -375,9 +376,20 @@ def test_a_thousand_calls_at_once_are_answered_or_refused(server):
 # Health.
 
 
-@pytest.mark.parametrize("service", ["", "tensorflow.serving.PredictionService"])
+@pytest.mark.parametrize("service", ["", "tensorflow.serving.PredictionService", "tiny"])
 def test_health_is_serving(server, service):
     assert server.health(service) == SERVING
+
+
+def test_a_model_without_a_version_is_not_serving(saved, tmp_path):
+    version = copy_in(saved, tmp_path, 1)
+    with running(served(tmp_path)) as asked:
+        watch = asked.watch(HealthCheckRequest(service="tiny"), timeout=SECONDS)
+        assert next(watch).status == SERVING
+        shutil.rmtree(version)
+        asked.models.poll()
+        assert (asked.health("tiny"), asked.health()) == (NOT_SERVING, SERVING)
+        assert next(watch).status == NOT_SERVING
 
 
 def test_the_health_of_another_service_is_unknown(server):
