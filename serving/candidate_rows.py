@@ -1,4 +1,4 @@
-"""The signature `candidates` as a graph: what the candidates of a request have in common is parsed and looked up once.
+"""The signature `candidates` as a graph: what the candidates of a request have in common is sent once.
 
     request r, candidate j, field k:   value x_k[r, 0] if request r shares field k, else x_k[r, j]
 
