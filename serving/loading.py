@@ -7,6 +7,8 @@ from pathlib import Path
 import grpc
 from tensorflow.core.protobuf import config_pb2
 
+from preprocessing.errors import UserError
+from serving.checksums import require_sound
 from serving.example_inference import classify, multi_inference, regress
 from serving.servable import Run, Servable
 from serving.status import StatusError, invalid
@@ -33,8 +35,13 @@ class Loader:
         """Returns a version that has answered its warm-up requests.
 
         Raises:
-          StatusError: it does not load, or a warm-up request fails.
+          StatusError: its files are not those that were published (where it says what these are), it does not load, or a
+            warm-up request fails.
         """
+        try:
+            require_sound(folder)
+        except UserError as error:
+            raise StatusError(grpc.StatusCode.DATA_LOSS, str(error)) from error
         servable = Servable(
             name, version, folder, max_bytes=self.max_bytes, batched=self.batched, session_config=self.session_config
         )

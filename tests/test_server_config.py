@@ -79,7 +79,7 @@ def test_batching_parameters_are_read(written):
         ("max_batch_size { value: 0 }", "max_batch_size must be at least 1, received 0"),
         ("batch_timeout_micros { value: -1 }", "batch_timeout_micros must be at least 0, received -1"),
         ("num_batch_threads { value: 0 }", "num_batch_threads must be at least 1, received 0"),
-        ("max_batch_size { value: 8 } allowed_batch_sizes: 4", r"from at least 1, and end with max_batch_size \(8\), received \[4\]"),
+        ("max_batch_size { value: 8 } allowed_batch_sizes: 4", r"and end with max_batch_size \(8\), received \[4\]"),
         ("max_batch_size { value: 8 } allowed_batch_sizes: [8, 4, 8]", r"received \[8, 4, 8\]"),
         ("max_batch_size: 8", "is not a batching parameters file of TensorFlow Serving"),
         ("max_batch { value: 8 }", "has no field named \"max_batch\""),

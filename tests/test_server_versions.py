@@ -12,6 +12,7 @@ from tensorflow_serving.apis import model_management_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog, PredictLog, RegressLog, SessionRunLog
 
 from preprocessing.errors import UserError
+from serving.checksums import write_checksums
 from serving.example_inference import REGRESS_METHOD
 from serving.labels import REGISTER_FILE
 from serving.loading import Loader
@@ -221,6 +222,17 @@ def test_a_broken_version_leaves_the_old_one_answering_and_says_why(saved, tmp_p
     assert code in (None, status.error.code)
     with pytest.raises(StatusError, match=message):
         raise status.error
+
+
+def test_a_version_whose_files_have_changed_does_not_load(saved, tmp_path):
+    version = shutil.copytree(saved, tmp_path / "1")
+    write_checksums(version)
+    assert polled(tmp_path).live_versions == [1]
+    [data] = (version / "variables").glob("variables.data-*")
+    content = data.read_bytes()
+    data.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    error = polled(tmp_path).failure()[1]
+    assert error.code == Code.DATA_LOSS and "does not have the checksum it was published with" in str(error)
 
 
 def test_warm_up_of_every_kind_is_run(saved, tmp_path):

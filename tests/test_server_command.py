@@ -1,0 +1,82 @@
+"""The server's command with all of its files: models, batching, certificates; and its stop."""
+
+import re
+import socket
+import threading
+import time
+
+import grpc
+import pytest
+import tiny_saved_models as tiny
+from certificates import Authority
+from running_server import SECONDS, copy_in
+from tensorflow_serving.apis import prediction_service_pb2_grpc
+
+from preprocessing.errors import UserError
+from serving import server as command
+
+PORTS = re.compile(
+    r"serving tiny version 2 on 127\.0\.0\.1:(\d+)\nserving other version 2 on .*\nREST and metrics on https://127\.0\.0\.1:\d+\n"
+)
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Flags for two models, one with labels, batches of up to four rows and mutual TLS."""
+    saved, base_path = tiny.save(tmp_path / "saved"), tmp_path / "base"
+    base_path.mkdir()
+    for version in (1, 2):
+        tiny.write_warmup(copy_in(saved, base_path, version))
+    (tmp_path / "models.config").write_text(f"""model_config_list {{
+      config {{ name: "tiny" base_path: "{base_path}" model_version_policy {{ all {{}} }}
+        version_labels {{ key: "stable" value: 1 }} }}
+      config {{ name: "other" base_path: "{base_path}" }}
+    }}""")
+    (tmp_path / "batching.config").write_text("max_batch_size { value: 4 } batch_timeout_micros { value: 1000 }")
+    certificate, key = Authority(tmp_path).sign("server")
+    return command._parse([
+        "--model_config_file", f"{tmp_path}/models.config", "--batching_parameters_file", f"{tmp_path}/batching.config",
+        "--port", "0", "--rest_api_port", "0", "--tls_cert", str(certificate), "--tls_key", str(key),
+        "--tls_client_ca", f"{tmp_path}/authority.pem", "--poll_seconds", "0.1", "--shutdown_delay_seconds", "0.1",
+        "--tensorflow_intra_op_parallelism", "1", "--tensorflow_inter_op_parallelism", "1",
+    ])  # fmt: skip
+
+
+def serve(arguments, stop):
+    batching = command.read_batching_parameters(arguments.batching_parameters_file)
+    command._serve(arguments, command._configs(arguments), command._tls(arguments), batching, stop)
+
+
+def test_all_files_and_flags_work_together(arguments, tmp_path, capsys):
+    stop = command.StopRequest()
+    thread = threading.Thread(target=serve, args=(arguments, stop))
+    thread.start()
+    try:
+        said, give_up = "", time.monotonic() + SECONDS
+        while not (ports := PORTS.search(said)) and thread.is_alive() and time.monotonic() < give_up:
+            time.sleep(0.02)
+            said += capsys.readouterr().out
+        trusted = (tmp_path / "authority.pem").read_bytes()
+        pair = [
+            arguments.tls_key.read_bytes(),
+            arguments.tls_cert.read_bytes(),
+        ]  # of the same authority: good enough for a client
+        with grpc.secure_channel(f"127.0.0.1:{ports[1]}", grpc.ssl_channel_credentials(trusted, *pair)) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            for spec, version in (({"label": "stable"}, 1), ({}, 2), ({"model": "other"}, 2)):
+                assert stub.Predict(tiny.predict_request(**spec), timeout=SECONDS).model_spec.version.value == version
+            with pytest.raises(grpc.RpcError, match="Task size 5 is larger than maximum input batch size 4"):
+                stub.Predict(tiny.predict_request([1.0] * 5), timeout=SECONDS)
+    finally:
+        stop.make()
+        thread.join(SECONDS)
+    assert not thread.is_alive()
+
+
+def test_a_port_that_is_taken_ends_the_command(arguments):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        arguments.port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=r"cannot listen on 127.0.0.1:\d+: the port is in use"):
+            serve(arguments, command.StopRequest())
