@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import tensorflow as tf
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.protobuf.meta_graph_pb2 import TensorInfo
@@ -66,17 +67,15 @@ def _as_array(name: str, values: Sequence, spec: tf.TensorSpec) -> np.ndarray:
     if not spec.shape.is_compatible_with(array.shape):
         expected = "one value a row" if spec.shape.rank == 1 else f"{spec.shape[1] or 'several'} values a row"
         raise invalid(f"column {name}: expected {expected}, received an array of shape {array.shape}")
-    return _without_none(name, array) if texts else array
+    return _with_empty_texts(name, array) if texts else array
 
 
-def _without_none(name: str, array: np.ndarray) -> np.ndarray:
-    """Texts with the empty one in place of None, which is how a program says that there is none."""
-    if not array.size:
+def _with_empty_texts(name: str, array: np.ndarray) -> np.ndarray:
+    """Texts with the empty one in place of None and NaN, by which programs say that there is none."""
+    if all(issubclass(kind, str | bytes) for kind in set(map(type, array.flat))):
         return array
-    kinds = set(map(type, array.flat))
-    if type(None) in kinds:
-        array = np.where(np.equal(array, None), "", array)
-    if odd := sorted(kind.__name__ for kind in kinds if not issubclass(kind, str | bytes | type(None))):
+    array = np.where(pd.isna(array), "", array)
+    if odd := sorted({type(value).__name__ for value in array.flat if not isinstance(value, str | bytes)}):
         raise invalid(
             f"column {name}: expected string values: received {', '.join(odd)}; convert them, as the log has them, with str()"
         )

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -85,6 +86,12 @@ def test_lists_begin_with_an_empty_text(client, server):
         [b"", b"x", b"y"], [b"", b"", b""], [b"", b"", b""], [b"", b"", b"y"], [b"", b"", b""]]  # fmt: skip
 
 
+def test_what_programs_call_nothing_is_missing(client):
+    nothing = {"user": [None, float("nan"), pd.NA, "", b""], "price": [None, np.nan, float("nan"), 0, 0], "tags": [None, [], [""], [None], [""]],
+               "image": [[np.nan, np.nan]] * 5}  # fmt: skip
+    assert client.predict(nothing)["logit"].tolist() == [0.0] * 5
+
+
 def test_no_rows_are_answered_without_a_call(client, server):
     nothing = client.predict({name: [] for name in ROWS})
     assert {name: (array.shape, array.dtype) for name, array in nothing.items()} == {
@@ -93,6 +100,7 @@ def test_no_rows_are_answered_without_a_call(client, server):
 
 
 @pytest.mark.parametrize(("changed", "message"), [
+    ({"user": [1, None, 2.5, "a", float("nan")]}, "column user: expected string values: received float, int; convert them"),
     ({"user": [1] * 5}, "column user: expected string values: received int; convert them, as the log has them, with str"),
     ({"user": [["ann"]] * 5}, r"column user: expected one value a row, received an array of shape \(5, 1\)"),
     ({"price": ["cheap"] * 5}, "column price: expected float32 values: could not convert"),
