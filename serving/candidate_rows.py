@@ -49,16 +49,16 @@ def as_rows(inputs: Mapping[str, tf.Tensor]) -> tuple[dict[str, tf.Tensor | tf.S
     looked up once. Where there are fewer rows of one kind than of the other, missing values follow, which nobody reads.
 
     Raises:
-      tf.errors.InvalidArgumentError: first dimensions differ, a count is negative, `shared_fields` names what is no field, or
-        a field has fewer values than a request has candidates and is not named as shared.
+      tf.errors.InvalidArgumentError: first dimensions differ, a count is negative or more than any field has values,
+        `shared_fields` names what is no field, or a field has fewer values than candidates and is not named as shared.
     """
-    counts, shared_fields = tf.cast(inputs[CANDIDATE_COUNT_INPUT], tf.int32), inputs[SHARED_FIELDS_INPUT]
+    counts, shared_fields = inputs[CANDIDATE_COUNT_INPUT], inputs[SHARED_FIELDS_INPUT]
     columns = {name: x for name, x in inputs.items() if name not in (CANDIDATE_COUNT_INPUT, SHARED_FIELDS_INPUT)}
     names = tf.constant(list(columns))
     sizes = tf.stack([tf.shape(x)[:2] if x.shape.rank > 2 else tf.shape(x) for x in columns.values()])  # (F, 2)
-    dimension_checks = _dimension_checks(sizes[:, 0], tf.size(shared_fields), counts)
+    dimension_checks = _dimension_checks(sizes, tf.size(shared_fields), counts)
     with tf.control_dependencies(dimension_checks):
-        counts, widths = tf.identity(counts), sizes[:, 1]
+        counts, widths = tf.cast(counts, tf.int32), sizes[:, 1]
     shared, naming_check = _shared(shared_fields, names, tf.size(counts))  # (R, F)
     with tf.control_dependencies([naming_check, _width_check(shared, counts, widths, names)]):
         cells = tf.where(tf.sequence_mask(counts))  # (M, 2)
@@ -136,14 +136,21 @@ def _read(values: tf.Tensor, index: tf.Tensor, rows: tf.Tensor | None) -> tf.Ten
     return tf.gather(values, index)
 
 
-def _dimension_checks(firsts: tf.Tensor, of_shared_fields: tf.Tensor, counts: tf.Tensor) -> list[tf.Operation]:
-    alike = tf.reduce_all(firsts == tf.size(counts)) & (of_shared_fields == tf.size(counts))
-    sizes = [f"the first dimension of every input must be the number of requests; that of {CANDIDATE_COUNT_INPUT} is",
-             tf.size(counts), f"that of {SHARED_FIELDS_INPUT}", of_shared_fields, "those of the fields", firsts]  # fmt: skip
+def _dimension_checks(sizes: tf.Tensor, of_shared_fields: tf.Tensor, counts: tf.Tensor) -> list[tf.Operation]:
+    """That there are as many of everything as there are requests, and no more candidates than were sent, though all be shared."""
+    firsts, widest = sizes[:, 0], tf.reduce_max(sizes[:, 1])
     return [
-        _assert(alike, sizes),
-        _assert(tf.reduce_all(counts >= 0), [f"{CANDIDATE_COUNT_INPUT} must not be negative, received", counts]),
-    ]
+        _assert(
+            tf.reduce_all(firsts == tf.size(counts)) & (of_shared_fields == tf.size(counts)),
+            [f"the first dimension of every input must be the number of requests; that of {CANDIDATE_COUNT_INPUT} is", tf.size(counts),
+             f"that of {SHARED_FIELDS_INPUT}", of_shared_fields, "those of the fields", firsts],
+        ),
+        _assert(
+            tf.reduce_all((counts >= 0) & (counts <= tf.cast(widest, tf.int64))),
+            [f"{CANDIDATE_COUNT_INPUT} must be from 0 to the number of values of the field with most, which is", widest, "; received",
+             counts],
+        ),
+    ]  # fmt: skip
 
 
 def _shared(shared_fields: tf.Tensor, names: tf.Tensor, requests: tf.Tensor) -> tuple[tf.Tensor, tf.Operation]:

@@ -244,8 +244,10 @@ def test_rows_are_the_candidates_of_a_request_that_shares_nothing(signatures, na
     [
         ({"shared_fields": ["user,click"]}, r"shared_fields names what is no field:\] \[click \] .* \[user price item"),
         ({"shared_fields": ["history,tags,image,device,price"]}, r"fields with fewer values than candidate_count says .*:\] \[user \]"),
-        ({"candidate_count": [4]}, r"fields with fewer values than candidate_count says .*:\] \[item \]"),
-        ({"candidate_count": [-1]}, "candidate_count must not be negative"),
+        ({"candidate_count": [3], "price": [[0.5, 2, 20]]}, r"fields with fewer values than candidate_count says .*:\] \[item \]"),
+        ({"candidate_count": [-1]}, r"candidate_count must be from 0 to the number of values of the field with most, .* \[2\] .* \[-1\]"),
+        ({"candidate_count": [3]}, r"candidate_count must be from 0 to .* \[2\] .* \[3\]"),
+        ({"candidate_count": [2**40], "shared_fields": [",".join(FIELDS)]}, r"candidate_count must be from 0 to .* \[1099511627776\]"),
         ({"candidate_count": [2, 2]}, "the first dimension of every input must be the number of requests"),
         ({"shared_fields": ["", ""]}, "the first dimension of every input must be the number of requests"),
         ({"user": [["ann"], ["bob"]]}, "the first dimension of every input must be the number of requests"),
