@@ -35,6 +35,7 @@ from serving.handlers import METADATA_FIELD, REST, Handlers
 from serving.metrics import CONTENT_TYPE, ServerMetrics
 from serving.status import StatusError, invalid, not_found
 
+JSON = "application/json"
 METRICS_PATH = "/monitoring/prometheus/metrics"
 MAX_CONNECTIONS = 64
 IDLE_SECONDS = 30  # a connection that sends nothing is closed
@@ -90,6 +91,7 @@ class RestServer(ThreadingHTTPServer):
         self.max_request_bytes = max_request_bytes
         self._tls = tls
         self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self.stopping = False
         self._in_progress = 0
         self._idle = threading.Condition()
 
@@ -102,6 +104,7 @@ class RestServer(ThreadingHTTPServer):
 
     def stop(self, seconds: float) -> None:
         """Takes no more connections, and gives the requests in progress some time to be answered."""
+        self.stopping = True
         self.shutdown()
         self.server_close()
         with self._idle:
@@ -159,25 +162,25 @@ class _Request(BaseHTTPRequestHandler):
     def _answer(self, method) -> None:
         self.server.request_begins()
         try:
-            content_type, status, body = "application/json", HTTPStatus.OK, None
-            try:
-                content_type, body = method(urllib.parse.urlsplit(self.path).path)
-            except StatusError as error:
-                status, body = HTTP_STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR), _json({"error": str(error)})
-            except _Refused as refused:
-                self.close_connection = True  # its body is still unread
-                status, body = refused.status, _json({"error": str(refused)})
-            except Exception as error:
-                log.exception("REST: %s failed in the server itself", self.path)
-                status, body = (
-                    HTTPStatus.INTERNAL_SERVER_ERROR,
-                    _json({"error": f"the server failed ({type(error).__name__}); see its log"}),
-                )
-            self._send(status, content_type, body)
+            self._send(*self._outcome(method))
         finally:
             self.server.request_ends()
 
+    def _outcome(self, method) -> tuple[HTTPStatus, str, bytes]:
+        try:
+            return HTTPStatus.OK, *method(urllib.parse.urlsplit(self.path).path)
+        except StatusError as error:
+            status, message = HTTP_STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR), str(error)
+        except _Refused as refused:
+            self.close_connection = True  # its body is still unread
+            status, message = refused.status, str(refused)
+        except Exception as error:
+            log.exception("REST: %s failed in the server itself", self.path)
+            status, message = HTTPStatus.INTERNAL_SERVER_ERROR, f"the server failed ({type(error).__name__}); see its log"
+        return status, JSON, _json({"error": message})
+
     def _send(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self.close_connection |= self.server.stopping
         self.send_response(status)
         self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
@@ -195,9 +198,9 @@ class _Request(BaseHTTPRequestHandler):
         spec, handlers = _spec(match), self.server.handlers
         if match["metadata"]:
             request = get_model_metadata_pb2.GetModelMetadataRequest(model_spec=spec, metadata_field=[METADATA_FIELD])
-            return "application/json", _metadata_json(handlers.metadata(request))
+            return JSON, _metadata_json(handlers.metadata(request))
         response = handlers.status(get_model_status_pb2.GetModelStatusRequest(model_spec=spec))
-        return "application/json", _json(_fields(response))
+        return JSON, _json(_fields(response))
 
     def _post(self, path: str) -> tuple[str, bytes]:
         body = self._body()
@@ -207,7 +210,7 @@ class _Request(BaseHTTPRequestHandler):
         spec, document = _spec(match), rest_json.parse(body)
         spec.signature_name = rest_json.signature_name(document)
         answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}[match["method"].lower()]
-        return "application/json", _json(answer(spec, document))
+        return JSON, _json(answer(spec, document))
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
@@ -245,7 +248,7 @@ class _Request(BaseHTTPRequestHandler):
     def send_error(self, code, message=None, explain=None):
         """What the base class refuses by itself: a method that there is not, a request that is no HTTP."""
         self.close_connection = True
-        self._send(HTTPStatus(code), "application/json", _json({"error": message or HTTPStatus(code).phrase}))
+        self._send(HTTPStatus(code), JSON, _json({"error": message or HTTPStatus(code).phrase}))
 
     def log_message(self, format, *arguments):
         log.debug("REST: %s", format % arguments)

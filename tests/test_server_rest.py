@@ -4,6 +4,7 @@ import http.client
 import json
 import math
 import socket
+import time
 
 import pytest
 import tiny_saved_models as tiny
@@ -253,7 +254,7 @@ def test_connections_beyond_the_limit_are_closed(server):
             assert predict(server, {"signature_name": "count", "instances": [1]})[0] == 200
             break
         except OSError:
-            continue
+            time.sleep(0.05)
     else:
         pytest.fail("no connection is taken any more")
 
