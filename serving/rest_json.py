@@ -3,7 +3,7 @@
 Predict takes rows, {"instances": [{"user": "ann", "price": 2.0}, ...]}, answered by {"predictions": [...]}, or columns,
 {"inputs": {"user": ["ann"], "price": [2.0]}}, answered by {"outputs": {...}}. Classify and Regress take
 {"examples": [{feature: value or list}, ...]}, with an optional "context", answered by {"results": [...]}. Bytes are
-{"b64": "base64"}. NaN and Infinity are read and written as bare words. All but the first take "signature_name".
+{"b64": "base64"}. NaN and Infinity are read and written as bare words. Each may name its signature by "signature_name".
 """
 
 import base64
