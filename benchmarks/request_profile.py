@@ -51,16 +51,17 @@ def _thread_settings() -> dict[str, "config_pb2.ConfigProto"]:
     """`inter` threads run operations beside one another, `intra` threads one operation."""
     from tensorflow.core.protobuf import config_pb2
 
-    def config(executor: str = "", **threads: int) -> config_pb2.ConfigProto:
-        found = config_pb2.ConfigProto(use_per_session_threads=True, **threads)
+    def config(inter: int = 0, intra: int = 0, executor: str = "") -> config_pb2.ConfigProto:
+        found = config_pb2.ConfigProto(
+            use_per_session_threads=True, inter_op_parallelism_threads=inter, intra_op_parallelism_threads=intra)
         found.experimental.executor_type = executor
         return found
 
     return {
         "default": config(),
-        "inter 1": config(inter_op_parallelism_threads=1),
-        ONE_THREAD: config(inter_op_parallelism_threads=1, intra_op_parallelism_threads=1),
-        "single-threaded executor": config("SINGLE_THREADED_EXECUTOR", inter_op_parallelism_threads=1, intra_op_parallelism_threads=1),
+        "inter 1": config(1),
+        ONE_THREAD: config(1, 1),
+        "single-threaded executor": config(1, 1, "SINGLE_THREADED_EXECUTOR"),
     }
 
 
@@ -83,11 +84,12 @@ class Requests:
 
         warmup = _warmup_inputs(version_dir)
         if not {DEFAULT_SIGNATURE, NAMED_SIGNATURE} <= set(warmup):
-            raise UserError(f"{version_dir} has no warm-up requests of {DEFAULT_SIGNATURE} and {NAMED_SIGNATURE}, so there are no rows to "
-                            "ask for: give the folder of a version that `python -m serving.export` wrote")
+            raise UserError(f"{version_dir} has no warm-up requests of {DEFAULT_SIGNATURE} and {NAMED_SIGNATURE}, so there are no "
+                            "rows to ask for: give the folder of a version that `python -m serving.export` wrote")
         known = warmup[NAMED_SIGNATURE]
         if unknown := sorted(set(shared) - set(known)):
-            raise UserError(f"--shared names {unknown}, which {version_dir} does not have as fields: expected some of {sorted(known)}")
+            raise UserError(f"--shared names {unknown}, which {version_dir} does not have as fields: expected some of "
+                            f"{sorted(known)}")
         places = [place % len(warmup[DEFAULT_SIGNATURE][EXAMPLES_INPUT]) for place in range(rows)]
         examples = tf.gather(warmup[DEFAULT_SIGNATURE][EXAMPLES_INPUT], places)
         self._shared, self._named, self._rows = list(shared), {name: tf.gather(x, places) for name, x in known.items()}, rows
@@ -212,7 +214,8 @@ def _run(argv: Sequence[str]) -> None:
         _print_kinds(signature, *profiled[ONE_THREAD].kinds(signature, requests.arrays(signature)))
 
 
-def _measured(signature: str, requests: Requests, profiled: dict[str, Profiled], rounds: int) -> tuple[int, list[float], list[float]]:
+def _measured(signature: str, requests: Requests, profiled: dict[str, Profiled],
+              rounds: int) -> tuple[int, list[float], list[float]]:
     """Bytes of a request; milliseconds from bytes, of a run, to bytes; milliseconds of a run by setting."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
@@ -233,8 +236,8 @@ def _print_kinds(signature: str, microseconds: Counter, numbers: Counter) -> Non
 
     total, shown = sum(microseconds.values()), dict(microseconds.most_common(KINDS))
     rows = [(kind, f"{numbers[kind]:.0f}", f"{time:.0f}", f"{time / total:.0%}") for kind, time in shown.items()]
-    rest = total - sum(shown.values())
-    rows.append(("others", f"{sum(numbers.values()) - sum(numbers[kind] for kind in shown):.0f}", f"{rest:.0f}", f"{rest / total:.0%}"))
+    rest, number = total - sum(shown.values()), numbers.total() - sum(numbers[kind] for kind in shown)
+    rows.append(("others", f"{number:.0f}", f"{rest:.0f}", f"{rest / total:.0%}"))
     print_table(f"{signature}: operations of one run, on one thread", rows, ("kind", "number", "microseconds", "share"))
 
 

@@ -34,7 +34,7 @@ from preprocessing.statistics import Buckets
 from preprocessing.values import missing_numbers
 
 VALUE_LIMIT = 5.0
-_NOT_THERE = UNKNOWN_ROW - SPECIAL_ROWS  # what a table of lines answers to a text that is no line of it, so that its row is right as it is
+_NOT_THERE = UNKNOWN_ROW - SPECIAL_ROWS  # what a table of lines answers to a text that is no line of it; the row follows
 
 RawFeature = tf.Tensor | tf.SparseTensor
 TableMaker = Callable[[Path], tf.lookup.StaticHashTable]

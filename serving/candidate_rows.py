@@ -121,7 +121,8 @@ class _Reader:
         found = tf.sparse.from_dense(x)
         request, place, position = tf.unstack(found.indices, axis=1)
         row = request * tf.cast(self.widths[self.fields.index(name)], tf.int64) + place
-        return tf.SparseTensor(tf.stack([row, position], axis=1), found.values, tf.stack([tf.cast(rows, tf.int64), found.dense_shape[2]]))
+        shape = tf.stack([tf.cast(rows, tf.int64), found.dense_shape[2]])
+        return tf.SparseTensor(tf.stack([row, position], axis=1), found.values, shape)
 
     def _numbers(self, names: Iterable[str]) -> list[int]:
         return [self.fields.index(name) for name in names]
@@ -142,13 +143,13 @@ def _dimension_checks(sizes: tf.Tensor, of_shared_fields: tf.Tensor, counts: tf.
     return [
         _assert(
             tf.reduce_all(firsts == tf.size(counts)) & (of_shared_fields == tf.size(counts)),
-            [f"the first dimension of every input must be the number of requests; that of {CANDIDATE_COUNT_INPUT} is", tf.size(counts),
-             f"that of {SHARED_FIELDS_INPUT}", of_shared_fields, "those of the fields", firsts],
+            [f"the first dimension of every input must be the number of requests; that of {CANDIDATE_COUNT_INPUT} is",
+             tf.size(counts), f"that of {SHARED_FIELDS_INPUT}", of_shared_fields, "those of the fields", firsts],
         ),
         _assert(
             tf.reduce_all((counts >= 0) & (counts <= tf.cast(widest, tf.int64))),
-            [f"{CANDIDATE_COUNT_INPUT} must be from 0 to the number of values of the field with most, which is", widest, "; received",
-             counts],
+            [f"{CANDIDATE_COUNT_INPUT} must be from 0 to the number of values of the field with most, which is", widest,
+             "; received", counts],
         ),
     ]  # fmt: skip
 
@@ -159,7 +160,8 @@ def _shared(shared_fields: tf.Tensor, names: tf.Tensor, requests: tf.Tensor) -> 
     named = tf.strings.strip(split.values)  # (n,)
     same = named[:, tf.newaxis] == names  # (n, F)
     wrong = ~tf.reduce_any(same, axis=1) & (named != "")
-    check = _assert(~tf.reduce_any(wrong), [f"{SHARED_FIELDS_INPUT} names what is no field:", _only(named, wrong), "; the fields are", names])
+    message = [f"{SHARED_FIELDS_INPUT} names what is no field:", _only(named, wrong), "; the fields are", names]
+    check = _assert(~tf.reduce_any(wrong), message)
     return tf.math.unsorted_segment_sum(tf.cast(same, tf.int32), split.indices[:, 0], requests) > 0, check
 
 

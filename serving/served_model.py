@@ -47,8 +47,8 @@ class ClickModel(Protocol):
     def click_logits(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Features -> float32 logits `[B]`; callable inside a tf.function.
 
-        Features are "ids" int `[B, N]`, of `schema.id_fields` and local to each, and each of `schema.list_fields` by its name, int
-        `[B, L]` filled up with -1.
+        Features are "ids" int `[B, N]`, of `schema.id_fields` and local to each, and each of `schema.list_fields` by its name,
+        int `[B, L]` filled up with -1.
         """
 
 
@@ -113,14 +113,14 @@ class _ServedGraph:
 
     def _explain(self, named: Tensors) -> Tensors:
         logits, of_fields = contributions(self._model, self._features(transform_inputs(named)))
-        names = [field.name for field in self._schema.token_fields]
-        return {**_answers(logits), FIELD_OUTPUT: tf.tile(tf.constant([names]), [tf.size(logits), 1]), CONTRIBUTION_OUTPUT: of_fields}
+        names = tf.constant([[field.name for field in self._schema.token_fields]])  # (1, F)
+        return {**_answers(logits), FIELD_OUTPUT: tf.tile(names, [tf.size(logits), 1]), CONTRIBUTION_OUTPUT: of_fields}
 
     def _logits_of_examples(self, examples: tf.Tensor) -> tf.Tensor:
         return self._model.click_logits(self._features(parse_to_transform(examples, self._specs)))
 
     def _features(self, raw: RawFeatures) -> Tensors:
-        """What the model reads of the outputs of the transform graph, whose lists are filled up with the row of missing values."""
+        """What the model reads of the transform graph's outputs, whose lists are filled up with the row of missing values."""
         transformed, places = self._transform(raw), self._schema.places
         ids = tf.cast(transformed["ids"], tf.int32)
         lists = {field.name: tf.cast(transformed[field.name], tf.int32) for field in self._schema.list_fields}

@@ -1,27 +1,30 @@
 """The signatures of a served model: raw features in, click probability out.
 
-| signature         | inputs                                                    | outputs                                                 |
-| ----------------- | --------------------------------------------------------- | ------------------------------------------------------- |
-| `serving_default` | `examples`: string `[B]`, serialized raw tf.Example       | `probability`, `logit`: float32 `[B]`                   |
-| `predict`         | one tensor a field, by its name                           | the same                                                |
-| `classify`        | `inputs`: as `examples`                                   | `classes`: string `[B, 2]`, `0` and `1`; `scores`: float32 `[B, 2]`, their probabilities |
-| `regress`         | `inputs`: as `examples`                                   | `outputs`: float32 `[B]`, the probability of a click    |
-| `candidates`      | one tensor a field; `candidate_count`, `shared_fields`    | `probability`, `logit`: float32 `[R, K]`                |
-| `explain`         | one tensor a field, by its name                           | `probability`, `logit`; `field`: string `[B, F]`; `contribution`: float32 `[B, F]` |
+| signature         | inputs                                                 | outputs                                         |
+| ----------------- | ------------------------------------------------------ | ----------------------------------------------- |
+| `serving_default` | `examples`: string `[B]`, serialized raw tf.Example    | `probability`, `logit`: float32 `[B]`           |
+| `predict`         | one tensor a field, by its name                        | the same                                        |
+| `classify`        | `inputs`: as `examples`                                | `classes`: string `[B, 2]`, `0` and `1`;        |
+|                   |                                                        | `scores`: float32 `[B, 2]`, their probabilities |
+| `regress`         | `inputs`: as `examples`                                | `outputs`: float32 `[B]`, the probability       |
+| `candidates`      | one tensor a field; `candidate_count`, `shared_fields` | `probability`, `logit`: float32 `[R, K]`        |
+| `explain`         | one tensor a field, by its name                        | `probability`, `logit`: float32 `[B]`; `field`: |
+|                   |                                                        | string, `contribution`: float32, both `[B, F]`  |
 
-| field                            | in a tf.Example              | tensor of `predict`, `explain`         | tensor of `candidates` |
-| -------------------------------- | ---------------------------- | -------------------------------------- | ---------------------- |
-| categorical; vector of a table   | one text; one text, the key  | string `[B]`                           | string `[R, k]`        |
-| numeric                          | one float                    | float32 `[B]`                          | float32 `[R, k]`       |
-| multivalued, sequence            | any number of texts          | string `[B, L]`, filled up with `""`   | string `[R, k, L]`     |
-| vector                           | `size` floats                | float32 `[B, size]`                    | float32 `[R, k, size]` |
+| field                          | in a tf.Example             | tensor of `predict`, `explain`       | tensor of `candidates` |
+| ------------------------------ | --------------------------- | ------------------------------------ | ---------------------- |
+| categorical; vector of a table | one text; one text, the key | string `[B]`                         | string `[R, k]`        |
+| numeric                        | one float                   | float32 `[B]`                        | float32 `[R, k]`       |
+| multivalued, sequence          | any number of texts         | string `[B, L]`, filled up with `""` | string `[R, k, L]`     |
+| vector                         | `size` floats               | float32 `[B, size]`                  | float32 `[R, k, size]` |
 
 An absent feature, `""` and NaN all mean missing. No label, group, timestamp, key, weight or split column is an input. Every
 input and output has the batch (B rows, or R requests) as its first dimension, so that a server can join requests.
 
 Lists are filled up with `""` at any place: the transform graph drops it and keeps the order of the rest. A server that joins
 requests refuses different L, or fills up itself (`pad_variable_length_inputs`): with the first element of the request's tensor.
-So a request to such a server begins its lists with `""` (`joinable`); else the first list's first value comes back at the end of all.
+So a request to such a server begins its lists with `""` (`joinable`); else the first list's first value comes back at the end of
+all lists.
 
 `classify` and `regress` are what the Classify and Regress calls ask for, and read one tensor, so that MultiInference can ask
 for both. `candidates` scores up to K candidates of each of R requests, with what they have in common sent once (see
@@ -92,7 +95,9 @@ def parse_raw_examples(examples: tf.Tensor, specs: Mapping[str, tf.TensorSpec]) 
       tf.errors.InvalidArgumentError: a feature has another type, or another number of values than its field takes.
     """
     parsed = parse_to_transform(examples, specs)
-    return {name: tf.sparse.to_dense(x, MISSING_VALUE[x.dtype]) if isinstance(x, tf.SparseTensor) else x for name, x in parsed.items()}
+    return {
+        name: tf.sparse.to_dense(x, MISSING_VALUE[x.dtype]) if isinstance(x, tf.SparseTensor) else x for name, x in parsed.items()
+    }
 
 
 def joinable(named: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:

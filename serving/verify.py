@@ -72,14 +72,17 @@ def _predictions(signatures: Mapping[str, Callable], rows: tf.Tensor, specs: Map
     for signature, outputs in by_signature.items():
         for name in (PROBABILITY_OUTPUT, LOGIT_OUTPUT):
             _require_shape(signature, name, outputs[name], rows.shape)
-    return {f"{signature}/{name}": values.numpy() for signature, outputs in by_signature.items() for name, values in outputs.items()}
+    return {
+        f"{signature}/{name}": values.numpy() for signature, outputs in by_signature.items() for name, values in outputs.items()
+    }
 
 
 def _other_probabilities(signatures: Mapping[str, Callable], rows: tf.Tensor,
                          specs: Mapping[str, tf.TensorSpec]) -> Iterator[tuple[str, np.ndarray]]:
     """What the other signatures say is the probability of a click, for all rows or the first ones."""
     named, count = parse_raw_examples(rows, specs), rows.shape[0]
-    filled_up = {name: tf.pad(x, [[0, 0], [FILLED_UP, FILLED_UP]], constant_values="") if is_list(x) else x for name, x in named.items()}
+    blanks = [[0, 0], [FILLED_UP, FILLED_UP]]
+    filled_up = {name: tf.pad(x, blanks, constant_values="") if is_list(x) else x for name, x in named.items()}
     yield f"{NAMED_SIGNATURE} of lists filled up", signatures[NAMED_SIGNATURE](**filled_up)[PROBABILITY_OUTPUT].numpy()
     classified = signatures[CLASSIFY_SIGNATURE](**{CLASSIFY_INPUT: rows})
     _require_shape(CLASSIFY_SIGNATURE, CLASSES_OUTPUT, classified[CLASSES_OUTPUT], [count, len(CLASSES)])
@@ -107,8 +110,10 @@ def _require_shape(signature: str, name: str, output: tf.Tensor, expected: Seque
 
 def _require_equal(signature: str, probabilities: np.ndarray, expected: np.ndarray) -> None:
     if not np.all(np.abs(probabilities - expected) <= TOLERANCE):
-        raise ValueError(f"{signature} answers other probabilities than {NAMED_SIGNATURE} to the same rows: the largest difference is "
-                         f"{np.max(np.abs(probabilities - expected)):.1e}, expected at most {TOLERANCE:.0e}")
+        raise ValueError(
+            f"{signature} answers other probabilities than {NAMED_SIGNATURE} to the same rows: the largest difference is "
+            f"{np.max(np.abs(probabilities - expected)):.1e}, expected at most {TOLERANCE:.0e}"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

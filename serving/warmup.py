@@ -87,11 +87,13 @@ def _predict_log(signature: str, inputs: Mapping[str, tf.Tensor]) -> PredictionL
 
 
 def _of_classify(signature: str, rows: Rows, specs: Specs) -> PredictionLog:
-    return PredictionLog(classify_log=ClassifyLog(request=_with_rows(classification_pb2.ClassificationRequest(), signature, rows)))
+    request = _with_rows(classification_pb2.ClassificationRequest(), signature, rows)
+    return PredictionLog(classify_log=ClassifyLog(request=request))
 
 
 def _of_regress(signature: str, rows: Rows, specs: Specs) -> PredictionLog:
-    return PredictionLog(regress_log=RegressLog(request=_with_rows(regression_pb2.RegressionRequest(), signature, rows)))
+    request = _with_rows(regression_pb2.RegressionRequest(), signature, rows)
+    return PredictionLog(regress_log=RegressLog(request=request))
 
 
 def _with_rows(request, signature: str, rows: Rows):

@@ -1,4 +1,4 @@
-"""A data folder with a field of each kind, made by hand without a pipeline, and rows of it as servers and as training see them."""
+"""A data folder with a field of each kind, made by hand without a pipeline; its rows as servers and as training see them."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -20,9 +20,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 ROWS = 10_000
 TOLERANCE = 1e-5
 LARGEST = float(np.finfo(np.float32).max)
-ODD_TEXTS = [None, "", "NULL", "-7", "-7.0", "ANN", " ann", "ann ", "m\u00fcnchen", "mu\u0308nchen", "\u65e5\u672c", "\U0001f600", "a,b",
-             "two\nlines", "tab\there", "nul\0byte", "x" * 10_000, "-1", "0", "nan", "i1|i2"]  # fmt: skip
-ODD_NUMBERS = [None, float("nan"), float("inf"), -float("inf"), LARGEST, -LARGEST, 1e-45, -0.0, 0.0, -7.0, 1.0, 10.0, 9.999999, 1e9]
+ODD_TEXTS = [None, "", "NULL", "-7", "-7.0", "ANN", " ann", "ann ", "m\u00fcnchen", "mu\u0308nchen", "\u65e5\u672c", "\U0001f600",
+             "a,b", "two\nlines", "tab\there", "nul\0byte", "x" * 10_000, "-1", "0", "nan", "i1|i2"]  # fmt: skip
+ODD_NUMBERS = [None, float("nan"), float("inf"), -float("inf"), LARGEST, -LARGEST, 1e-45, -0.0, 0.0, -7.0, 1.0, 10.0, 9.999999,
+               1e9]  # fmt: skip
 
 
 def odd_columns(rows: int) -> dict[str, list]:
@@ -44,7 +45,8 @@ def odd_columns(rows: int) -> dict[str, list]:
     draws = {
         "user": texts(*served_kinds.VOCABULARY["user"]), "item": texts(*served_kinds.VOCABULARY["item"]),
         "device": texts("d1", "d2", "d3"), "price": lambda: numbers[rng.integers(len(numbers))],
-        "history": some(texts("i1", "i2", "i3"), 6), "tags": some(texts("x", "y"), 5), "image": lambda: images[rng.integers(len(images))],
+        "history": some(texts("i1", "i2", "i3"), 6), "tags": some(texts("x", "y"), 5),
+        "image": lambda: images[rng.integers(len(images))],
     }  # fmt: skip
     return {name: [draw() for _ in range(rows)] for name, draw in draws.items()}
 
@@ -119,7 +121,8 @@ def test_ten_thousand_odd_rows_in_another_process_folder_and_locale(saved, examp
     elsewhere.mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("LANG", "LANGUAGE", "PYTHONUTF8")}
     done = subprocess.run(
-        [sys.executable, "-m", "serving.verify", "--model", saved, "--examples", tmp_path / "rows.tfrecord", "--output", "answers.npz"],
+        [sys.executable, "-m", "serving.verify", "--model", saved, "--examples", tmp_path / "rows.tfrecord",
+         "--output", "answers.npz"],
         cwd=elsewhere, env={**environment, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -141,7 +144,8 @@ def test_batches_of_any_size(signatures, examples, named, logits, size):
 def test_lists_of_different_length_share_a_batch(signatures, named, logits):
     """As a server joins two requests: the shorter lists filled up with the first element of their tensor."""
     short = np.flatnonzero((named["history"][:, 3].numpy() == b"") & (named["tags"][:, 3].numpy() == b""))[:50]
-    request = joinable({name: tf.gather(x, short)[:, :3] if name in ("history", "tags") else tf.gather(x, short) for name, x in named.items()})
+    of_short = {name: tf.gather(x, short) for name, x in named.items()}
+    request = joinable({name: x[:, :3] if name in ("history", "tags") else x for name, x in of_short.items()})
     wide = named["history"].shape[1] + 1
     joined = {
         name: tf.concat([_filled_up(request[name], wide) if name in ("history", "tags") else request[name], x[:50]], axis=0)
@@ -177,7 +181,8 @@ def test_contributions_are_those_of_the_trained_model(signatures, model, named, 
     tokens = [field.name for field in model.schema.token_fields]
     assert outputs["field"].numpy().tolist() == [[name.encode() for name in tokens]] * rows
     clean = model.click_logits(few)
-    expected = [clean - model.masked_click_logits(few, tf.constant([[name == masked for name in tokens]] * rows)) for masked in tokens]
+    masks = [tf.constant([[name == masked for name in tokens]] * rows) for masked in tokens]
+    expected = [clean - model.masked_click_logits(few, mask) for mask in masks]
     np.testing.assert_allclose(outputs["contribution"], np.stack(expected, axis=1), atol=1e-5)
     assert np.abs(outputs["contribution"]).max() > 0.1
     unknown = features["ids"][:rows, 0].numpy() == 1  # masked anyway, so masking it changes nothing

@@ -27,6 +27,8 @@ def version_dir(tmp_path_factory):
 
 @pytest.fixture
 def profile(version_dir, capsys, monkeypatch):
+    some = {name: request_profile._thread_settings()[name] for name in ("default", request_profile.ONE_THREAD)}
+    monkeypatch.setattr(request_profile, "_thread_settings", lambda: some)  # optimising the graphs takes most of the time
     monkeypatch.setattr(request_profile, "TRACED_RUNS", 1)
 
     def run(*arguments):

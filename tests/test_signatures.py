@@ -34,7 +34,8 @@ class SumOfIds:
 
     def _sums(self, features):
         ids = tf.cast(features["ids"], tf.float32)
-        sums = [tf.reduce_sum(tf.maximum(tf.cast(features[field.name], tf.float32), 0), axis=1) for field in self.schema.list_fields]
+        lists = [tf.cast(features[field.name], tf.float32) for field in self.schema.list_fields]
+        sums = [tf.reduce_sum(tf.maximum(one, 0), axis=1) for one in lists]
         return tf.concat([ids, tf.stack(sums, axis=1)], axis=1)  # (B, F)
 
     def click_logits(self, features):
@@ -110,7 +111,7 @@ def test_every_tensor_has_the_batch_first(saved):
         "candidates": ({**several, "candidate_count": 1, "shared_fields": 1}, ["logit", "probability"]),
         "explain": (one_by_one, ["contribution", "field", "logit", "probability"]),
     }
-    tensors = [info for definition in definitions.values() for info in (*definition.inputs.values(), *definition.outputs.values())]
+    tensors = [info for one in definitions.values() for info in (*one.inputs.values(), *one.outputs.values())]
     assert {info.tensor_shape.dim[0].size for info in tensors} == {-1}
 
 
@@ -161,12 +162,15 @@ def test_a_server_may_ask_for_classes_and_values_at_once(saved, examples):
 def test_a_batch_keeps_its_dimension(signatures, examples, named, rows):
     few = {name: x[:rows] for name, x in named.items()}
     outputs = {
-        **signatures["predict"](**few), **signatures["classify"](inputs=examples[:rows]), **signatures["regress"](inputs=examples[:rows]),
+        **signatures["predict"](**few),
+        **signatures["classify"](inputs=examples[:rows]),
+        **signatures["regress"](inputs=examples[:rows]),
         **{f"explained {name}": x for name, x in signatures["explain"](**few).items()},
     }  # fmt: skip
     assert {name: x.shape.as_list() for name, x in outputs.items()} == {
         "logit": [rows], "probability": [rows], "outputs": [rows], "classes": [rows, 2], "scores": [rows, 2],
-        "explained logit": [rows], "explained probability": [rows], "explained field": [rows, 6], "explained contribution": [rows, 6],
+        "explained logit": [rows], "explained probability": [rows],
+        "explained field": [rows, 6], "explained contribution": [rows, 6],
     }  # fmt: skip
 
 
@@ -197,13 +201,15 @@ def candidates(shared_fields, counts, **columns):
         "image": np.full([requests, 1, 2], np.nan),
     }  # fmt: skip
     sent_once = ",".join(name for name in absent if name not in columns)
-    named = {name: tf.constant(x, tf.float32 if name in ("price", "image") else tf.string) for name, x in {**absent, **columns}.items()}
+    dtypes = {"price": tf.float32, "image": tf.float32}
+    named = {name: tf.constant(x, dtypes.get(name, tf.string)) for name, x in {**absent, **columns}.items()}
     return {**named, "candidate_count": tf.constant(counts, tf.int64),
             "shared_fields": tf.constant([f"{sent_once},{one}" for one in shared_fields], tf.string)}  # fmt: skip
 
 
 def test_what_is_shared_is_sent_once(signatures):
-    request = candidates(["user,history"], [3], user=[["ann"]], history=[[["i2", "i3"]]], item=[["i1", "i3", "?"]], price=[[0.5, 2, np.nan]])
+    request = candidates(["user,history"], [3], user=[["ann"]], history=[[["i2", "i3"]]],
+                         item=[["i1", "i3", "?"]], price=[[0.5, 2, np.nan]])  # fmt: skip
     outputs = signatures["candidates"](**request)
     logits = (2 + 7 + np.array([[2 + 2, 4 + 3, 1 + 0]])) / 100
     np.testing.assert_allclose(outputs["logit"], logits, rtol=1e-6)
@@ -211,12 +217,14 @@ def test_what_is_shared_is_sent_once(signatures):
 
 
 def test_any_field_may_be_shared_or_not(signatures):
-    request = candidates(["item"], [2], item=[["i3"]], user=[["ann", "bob"]], tags=[[["x", ""], ["y", "x"]]], history=[[["i1"], [""]]])
-    np.testing.assert_allclose(signatures["candidates"](**request)["logit"], [[(4 + 2 + 2 + 2) / 100, (4 + 3 + 5 + 0) / 100]], rtol=1e-6)
+    request = candidates(["item"], [2], item=[["i3"]], user=[["ann", "bob"]], tags=[[["x", ""], ["y", "x"]]],
+                         history=[[["i1"], [""]]])  # fmt: skip
+    expected = [[(4 + 2 + 2 + 2) / 100, (4 + 3 + 5 + 0) / 100]]
+    np.testing.assert_allclose(signatures["candidates"](**request)["logit"], expected, rtol=1e-6)
 
 
 def test_joined_requests_are_answered_each_by_itself(signatures):
-    """What a server makes of three requests: columns filled up with what stands first, one of them sharing the user, one the item."""
+    """What a server makes of three requests, of which one shares the user and one the item: columns filled up with the first."""
     request = candidates(["user", "item", ""], [3, 2, 1],
                          user=[["ann", "ann", "ann"], ["ann", "bob", "ann"], ["bob", "bob", "bob"]],
                          item=[["i1", "i2", "i3"], ["i3", "i3", "i3"], ["i2", "i2", "i2"]])  # fmt: skip
@@ -243,11 +251,11 @@ def test_rows_are_the_candidates_of_a_request_that_shares_nothing(signatures, na
     ("changes", "message"),
     [
         ({"shared_fields": ["user,click"]}, r"shared_fields names what is no field:\] \[click \] .* \[user price item"),
-        ({"shared_fields": ["history,tags,image,device,price"]}, r"fields with fewer values than candidate_count says .*:\] \[user \]"),
-        ({"candidate_count": [3], "price": [[0.5, 2, 20]]}, r"fields with fewer values than candidate_count says .*:\] \[item \]"),
-        ({"candidate_count": [-1]}, r"candidate_count must be from 0 to the number of values of the field with most, .* \[2\] .* \[-1\]"),
+        ({"shared_fields": ["history,tags,image,device,price"]}, r"fields with fewer values than .*:\] \[user \]"),
+        ({"candidate_count": [3], "price": [[0.5, 2, 20]]}, r"fields with fewer values than candidate_count .*:\] \[item \]"),
+        ({"candidate_count": [-1]}, r"candidate_count must be from 0 to the number of values .* \[-1\]"),
         ({"candidate_count": [3]}, r"candidate_count must be from 0 to .* \[2\] .* \[3\]"),
-        ({"candidate_count": [2**40], "shared_fields": [",".join(FIELDS)]}, r"candidate_count must be from 0 to .* \[1099511627776\]"),
+        ({"candidate_count": [2**40], "shared_fields": [",".join(FIELDS)]}, r"candidate_count must be from 0 .* \[1099511627776"),
         ({"candidate_count": [2, 2]}, "the first dimension of every input must be the number of requests"),
         ({"shared_fields": ["", ""]}, "the first dimension of every input must be the number of requests"),
         ({"user": [["ann"], ["bob"]]}, "the first dimension of every input must be the number of requests"),
@@ -307,7 +315,8 @@ def test_masked_logits_are_calibrated_logits(data, mask_embedding):
     loss = model.click_logits(features) - model.masked_click_logits(features, masked)
     model.calibration = Calibration(slope=2.0, intercept=1.0)
     np.testing.assert_allclose(model.masked_click_logits(features, none), model.click_logits(features), rtol=1e-5)
-    np.testing.assert_allclose(model.click_logits(features) - model.masked_click_logits(features, masked), 2 * loss, rtol=1e-4, atol=1e-6)
+    calibrated_loss = model.click_logits(features) - model.masked_click_logits(features, masked)
+    np.testing.assert_allclose(calibrated_loss, 2 * loss, rtol=1e-4, atol=1e-6)
     assert np.abs(loss).max() > 1e-3
 
 
@@ -386,7 +395,8 @@ def test_a_wrong_warm_up_file_is_refused(tmp_path, content, message):
 
 def test_verification_finds_a_signature_that_disagrees(data, examples, tmp_path, monkeypatch):
     data_dir, schema = data
-    monkeypatch.setattr(served_model._ServedGraph, "_regress", lambda self, examples: {"outputs": self._logits_of_examples(examples)})
+    graph = served_model._ServedGraph
+    monkeypatch.setattr(graph, "_regress", lambda self, examples: {"outputs": self._logits_of_examples(examples)})
     save_served_model(SumOfIds(schema), data_dir, tmp_path / "1")
     with pytest.raises(ValueError, match="regress answers other probabilities than predict .* expected at most 1e-05"):
         verify.answers(tmp_path / "1", examples.numpy())

@@ -107,7 +107,7 @@ class DGenCTR(ClickModel):
         return self._click_logits_of(self.embedding.click_tokens(features))
 
     def masked_click_logits(self, features: Features, mask: tf.Tensor) -> tf.Tensor:
-        """Click logits [B] of features that are known only where `mask`, bool [B, F] in the order of `token_fields`, is not set."""
+        """Click logits [B] of features that are known where `mask`, bool [B, F] in the order of `token_fields`, is not set."""
         return self.calibrated(self._click_logits_of(self.embedding.click_tokens(features, mask)))
 
     def _click_logits_of(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
