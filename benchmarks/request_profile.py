@@ -84,8 +84,8 @@ class Requests:
 
         warmup = _warmup_inputs(version_dir)
         if not {DEFAULT_SIGNATURE, NAMED_SIGNATURE} <= set(warmup):
-            raise UserError(f"{version_dir} has no warm-up requests of {DEFAULT_SIGNATURE} and {NAMED_SIGNATURE}, so there are no "
-                            "rows to ask for: give the folder of a version that `python -m serving.export` wrote")
+            raise UserError(f"{version_dir} has no warm-up requests of {DEFAULT_SIGNATURE} and {NAMED_SIGNATURE}, so there are "
+                            "no rows to ask for: give the folder of a version that `python -m serving.export` wrote")
         known = warmup[NAMED_SIGNATURE]
         if unknown := sorted(set(shared) - set(known)):
             raise UserError(f"--shared names {unknown}, which {version_dir} does not have as fields: expected some of "
