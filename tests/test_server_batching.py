@@ -111,6 +111,25 @@ def test_a_call_that_does_not_fit_closes_the_batch_before_it(scheduler):
     assert [outcome["y"].tolist() for outcome in callers.outcomes()] == [[2, 4], [6, 8, 10]]
 
 
+def test_many_callers_at_once_each_get_their_own_rows(scheduler):
+    run = Recorder()
+    call = scheduler(max_batch_size=16, batch_timeout_micros=200, max_enqueued_batches=1000, num_batch_threads=3).batched(run)
+    wrong = []
+
+    def ask(caller):
+        for number in range(50):
+            x = column(*range(caller * 1000 + number, caller * 1000 + number + 1 + (caller + number) % 7))
+            if call({"x": x})["y"].tolist() != (2 * x).tolist():
+                wrong.append((caller, number))
+
+    callers = [threading.Thread(target=ask, args=(caller,)) for caller in range(12)]
+    for thread in callers:
+        thread.start()
+    for thread in callers:
+        thread.join(SECONDS)
+    assert wrong == [] and not any(thread.is_alive() for thread in callers)
+
+
 def test_a_batch_that_nobody_fills_is_run_after_the_timeout(scheduler):
     run = Recorder()
     assert scheduler(max_batch_size=100, batch_timeout_micros=1000).batched(run)({"x": column(1)})["y"].tolist() == [2]
