@@ -1,5 +1,6 @@
 """Tensors of the protocol to numpy arrays and back, as TensorFlow Serving writes them."""
 
+import functools
 import math
 
 import numpy as np
@@ -36,7 +37,7 @@ def to_array(key: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndar
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid(f"tensor parsing error: {key}: a tensor needs a known shape, received {shape}")
-    size = math.prod(shape) * np.dtype(tf.DType(proto.dtype).as_numpy_dtype).itemsize
+    size = math.prod(shape) * _item_bytes(proto.dtype)
     if size > max_bytes:
         raise invalid(
             f"tensor parsing error: {key}: shape {shape} takes {size} bytes, more than the {max_bytes} that a request may have"
@@ -45,6 +46,11 @@ def to_array(key: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndar
         return tf.make_ndarray(proto)
     except (TypeError, ValueError) as error:
         raise invalid(f"tensor parsing error: {key}: {error}") from error
+
+
+@functools.cache
+def _item_bytes(dtype: int) -> int:
+    return np.dtype(tf.DType(dtype).as_numpy_dtype).itemsize
 
 
 def fill_proto(proto: tensor_pb2.TensorProto, values: np.ndarray, dtype: int) -> None:
