@@ -25,6 +25,7 @@ FIELDS = [
     {"name": "tags", "kind": "multivalued", "max_length": 2},
     {"name": "image", "kind": "vector", "size": 2},
 ]
+MASKED = 10.0
 
 Columns = Mapping[str, Sequence]
 
@@ -88,3 +89,25 @@ def _arrow(schema: Schema, columns: Columns) -> dict[str, pa.Array | np.ndarray]
         else:
             found[field.name] = texts(pa.array(column, pa.string()), schema.missing, field.name, reasons)
     return found
+
+
+class SumOfIds:
+    """logit = (sum of all ids, those of lists included) / 100; a masked field counts 10."""
+
+    knows_masks = True
+
+    def __init__(self, schema):
+        self.schema = schema
+        self.scale = tf.Variable(0.01)
+
+    def _sums(self, features):
+        ids = tf.cast(features["ids"], tf.float32)
+        lists = [tf.cast(features[field.name], tf.float32) for field in self.schema.list_fields]
+        sums = [tf.reduce_sum(tf.maximum(one, 0), axis=1) for one in lists]
+        return tf.concat([ids, tf.stack(sums, axis=1)], axis=1)  # (B, F)
+
+    def click_logits(self, features):
+        return tf.reduce_sum(self._sums(features), axis=1) * self.scale
+
+    def masked_click_logits(self, features, mask):
+        return tf.reduce_sum(tf.where(mask, MASKED, self._sums(features)), axis=1) * self.scale

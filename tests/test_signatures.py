@@ -20,29 +20,6 @@ from trainer.models import build_model
 
 FIELDS = ["user", "price", "item", "device", "history", "tags", "image"]
 TOKENS = ["user", "price", "item", "device", "history", "tags"]
-MASKED = 10.0
-
-
-class SumOfIds:
-    """logit = (sum of all ids, those of lists included) / 100; a masked field counts 10."""
-
-    knows_masks = True
-
-    def __init__(self, schema):
-        self.schema = schema
-        self.scale = tf.Variable(0.01)
-
-    def _sums(self, features):
-        ids = tf.cast(features["ids"], tf.float32)
-        lists = [tf.cast(features[field.name], tf.float32) for field in self.schema.list_fields]
-        sums = [tf.reduce_sum(tf.maximum(one, 0), axis=1) for one in lists]
-        return tf.concat([ids, tf.stack(sums, axis=1)], axis=1)  # (B, F)
-
-    def click_logits(self, features):
-        return tf.reduce_sum(self._sums(features), axis=1) * self.scale
-
-    def masked_click_logits(self, features, mask):
-        return tf.reduce_sum(tf.where(mask, MASKED, self._sums(features)), axis=1) * self.scale
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +32,7 @@ def data(tmp_path_factory):
 def saved(data, tmp_path_factory):
     data_dir, schema = data
     folder = tmp_path_factory.mktemp("saved") / "1"
-    save_served_model(SumOfIds(schema), data_dir, folder)
+    save_served_model(served_kinds.SumOfIds(schema), data_dir, folder)
     return folder
 
 
@@ -276,12 +253,12 @@ def test_a_contribution_is_what_masking_loses(signatures, named):
     assert outputs["field"].numpy().tolist() == [[name.encode() for name in TOKENS]] * 3
     np.testing.assert_allclose(outputs["logit"], LOGITS, rtol=1e-6)
     np.testing.assert_allclose(outputs["probability"], probability(LOGITS), rtol=1e-6)
-    np.testing.assert_allclose(outputs["contribution"], (SUMS - MASKED) / 100, atol=1e-6)
+    np.testing.assert_allclose(outputs["contribution"], (SUMS - served_kinds.MASKED) / 100, atol=1e-6)
 
 
 def test_only_a_model_that_knows_masks_is_explained(data):
     _, schema = data
-    changed = SumOfIds(schema)
+    changed = served_kinds.SumOfIds(schema)
     assert can_explain(changed)
     changed.knows_masks = False
     assert not can_explain(changed)
@@ -322,7 +299,7 @@ def test_masked_logits_are_calibrated_logits(data, mask_embedding):
 
 def test_fields_that_the_model_ignores_are_sent_and_not_read(data, examples, named, tmp_path):
     data_dir, schema = data
-    save_served_model(SumOfIds(schema.without(["price", "tags"])), data_dir, tmp_path / "1")
+    save_served_model(served_kinds.SumOfIds(schema.without(["price", "tags"])), data_dir, tmp_path / "1")
     answers = verify.answers(tmp_path / "1", examples.numpy())  # compares all signatures
     np.testing.assert_allclose(answers["predict/logit"], SUMS[:, [0, 2, 3, 4]].sum(axis=1) / 100, rtol=1e-6)
     signatures = tf.saved_model.load(str(tmp_path / "1")).signatures
@@ -397,7 +374,7 @@ def test_verification_finds_a_signature_that_disagrees(data, examples, tmp_path,
     data_dir, schema = data
     graph = served_model._ServedGraph
     monkeypatch.setattr(graph, "_regress", lambda self, examples: {"outputs": self._logits_of_examples(examples)})
-    save_served_model(SumOfIds(schema), data_dir, tmp_path / "1")
+    save_served_model(served_kinds.SumOfIds(schema), data_dir, tmp_path / "1")
     with pytest.raises(ValueError, match="regress answers other probabilities than predict .* expected at most 1e-05"):
         verify.answers(tmp_path / "1", examples.numpy())
 
@@ -414,6 +391,6 @@ def test_the_rows_by_hand_are_those_of_training(data):
     """The table of ids above, recomputed by preprocessing."""
     data_dir, schema = data
     features = served_kinds.training_features(data_dir, schema, COLUMNS)
-    np.testing.assert_array_equal(SumOfIds(schema)._sums(features), SUMS)
+    np.testing.assert_array_equal(served_kinds.SumOfIds(schema)._sums(features), SUMS)
     assert [field.name for field in schema.fields] == FIELDS
     assert [field.name for field in schema.token_fields] == TOKENS
