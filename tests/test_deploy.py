@@ -197,7 +197,7 @@ def test_each_deployment_is_probed(name):
     startup, ready, alive = (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
     assert startup["periodSeconds"] * startup["failureThreshold"] >= 300
     assert alive["tcpSocket"] == {"port": "grpc"}
-    wanted = {"grpc": {"port": GRPC}} if name == "embedded" else {"httpGet": {"path": "/v1/models/clicks/metadata", "port": "rest"}}
+    wanted = {"grpc": {"port": GRPC, "service": "clicks"}} if name == "embedded" else {"httpGet": {"path": "/v1/models/clicks/metadata", "port": "rest"}}
     assert wanted.items() <= ready.items()
 
 
