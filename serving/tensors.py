@@ -37,20 +37,32 @@ def to_array(key: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndar
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid(f"tensor parsing error: {key}: a tensor needs a known shape, received {shape}")
-    size = math.prod(shape) * _item_bytes(proto.dtype)
+    count = math.prod(shape)
+    size = count * _numpy_dtype(proto.dtype).itemsize
     if size > max_bytes:
         raise invalid(
             f"tensor parsing error: {key}: shape {shape} takes {size} bytes, more than the {max_bytes} that a request may have"
         )
     try:
-        return tf.make_ndarray(proto)
+        return _values(proto, shape, count)
     except (TypeError, ValueError) as error:
         raise invalid(f"tensor parsing error: {key}: {error}") from error
 
 
+def _values(proto: tensor_pb2.TensorProto, shape: list[int], count: int) -> np.ndarray:
+    """The same as `tf.make_ndarray`, which takes twice as long for what clients usually send."""
+    if proto.dtype == types_pb2.DT_STRING and len(proto.string_val) == count:
+        texts = np.empty(count, object)
+        texts[:] = proto.string_val
+        return texts.reshape(shape)
+    if proto.dtype != types_pb2.DT_STRING and proto.tensor_content:
+        return np.frombuffer(proto.tensor_content, _numpy_dtype(proto.dtype)).reshape(shape).copy()
+    return tf.make_ndarray(proto)
+
+
 @functools.cache
-def _item_bytes(dtype: int) -> int:
-    return np.dtype(tf.DType(dtype).as_numpy_dtype).itemsize
+def _numpy_dtype(dtype: int) -> np.dtype:
+    return np.dtype(tf.DType(dtype).as_numpy_dtype)
 
 
 def fill_proto(proto: tensor_pb2.TensorProto, values: np.ndarray, dtype: int) -> None:
