@@ -47,11 +47,20 @@ def test_click_tokens_are_the_tokens_with_only_the_label_masked(embedding):
 
 def test_cross_tower_by_hand():
     # One cross with identity kernel and no bias: x * x + x.
-    backbone = DcnBackbone(DcnConfig(cross_layers=1, hidden_units=()), dropout_rate=0.0)
+    backbone = DcnBackbone(DcnConfig(cross_layers=1, layer_norm=False, hidden_units=()), dropout_rate=0.0)
     tokens = tf.constant([[[1.0, 2.0], [3.0, 0.0]]])
     backbone(tokens)
     backbone.weights[0].assign(tf.eye(4))
     assert backbone(tokens).numpy().tolist() == [[2.0, 6.0, 12.0, 0.0]]
+
+
+def test_a_cross_tower_reads_small_tokens_as_if_they_were_large():
+    # Mean 1 and deviation 1, then x * x + x as above.
+    backbone = DcnBackbone(DcnConfig(cross_layers=1, hidden_units=()), dropout_rate=0.0)
+    tokens = 0.01 * tf.constant([[[0.0, 2.0], [2.0, 0.0]]])
+    backbone(tokens)
+    next(weight for weight in backbone.weights if weight.shape == (4, 4)).assign(tf.eye(4))
+    np.testing.assert_allclose(backbone(tokens), [[0.0, 2.0, 2.0, 0.0]], atol=2e-3)
 
 
 @pytest.mark.parametrize(("name", "shape"), [("dcn", (5, 8 + 6)), ("hstu", (5, 4, 64))])

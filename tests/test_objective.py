@@ -49,7 +49,7 @@ RATES = [0.5, 0.25]
 @pytest.fixture
 def toy(monkeypatch):
     def build(*assignments):
-        settings = ["model.embedding_dim=1", "model.dcn.cross_layers=1", "model.dcn.hidden_units=[]", "model.scoring.similarity=dot",
+        settings = ["model.embedding_dim=1", "model.dcn.cross_layers=1", "model.dcn.layer_norm=false", "model.dcn.hidden_units=[]", "model.scoring.similarity=dot",
                     "model.scoring.prior=none", *assignments]
         model = DGenCTR(tiny_schema({"a": 4, "b": 3}), load_config(None, settings), "pretrain", [np.ones(4), np.ones(3)])
         embedding, (kernel, bias) = model.embedding, model.backbone.weights

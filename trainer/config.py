@@ -24,9 +24,15 @@ class _Section(BaseModel):
 
 
 class DcnConfig(_Section):
-    """DCN-V2, cross layers beside a deep tower, on the concatenated tokens (arXiv 2008.13535)."""
+    """DCN-V2, cross layers beside a deep tower, on the concatenated tokens (arXiv 2008.13535).
+
+    Attributes:
+      layer_norm: whether each sample's tokens are normalised before they are crossed; the published network does not.
+      batch_norm: whether the tower's layers are normalised over the batch.
+    """
 
     cross_layers: int = Setting(3, ge=0)
+    layer_norm: bool = True
     hidden_units: tuple[Annotated[int, Setting(ge=1)], ...] = (400, 400, 400)
     batch_norm: bool = True
 
@@ -34,6 +40,8 @@ class DcnConfig(_Section):
     def _has_a_tower(self) -> "DcnConfig":
         if not self.cross_layers and not self.hidden_units:
             raise ValueError("dcn needs cross_layers or hidden_units")
+        if not self.cross_layers:
+            self._refuse_idle("with `cross_layers: 0`", "layer_norm")
         return self
 
 
@@ -204,6 +212,8 @@ class ModelConfig(_Section):
         if self.kind != "dgenctr":
             self._refuse_idle(f"with `kind: {self.kind}`, which has a network of its own and neither masks nor generated values",
                               "backbone", "scoring", "mask_embedding", "unknown", "rare_count", "time_input")
+        if self.kind == "dcn_v2":
+            self.dcn._refuse_idle("with `kind: dcn_v2`, which is the published network", "layer_norm")
         if self.kind == "lr":
             self._refuse_idle("with `kind: lr`, which has no embeddings", "embedding_dim")
         return self

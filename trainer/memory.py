@@ -188,7 +188,7 @@ def _backbone_parameters(model: ModelConfig, backbone: str, tokens: int) -> tupl
     if backbone == "mlp":
         return _tower_parameters(start, settings.hidden_units, settings.batch_norm), settings.hidden_units[-1]
     if backbone == "dcn":
-        crosses = settings.cross_layers * _linear(start, start)
+        crosses = settings.cross_layers * _linear(start, start) + 2 * start * _norms_crosses(model)
         width = start * bool(settings.cross_layers) + (settings.hidden_units[-1] if settings.hidden_units else 0)
         return crosses + _tower_parameters(start, settings.hidden_units, settings.batch_norm), width
     width = settings.width
@@ -198,6 +198,10 @@ def _backbone_parameters(model: ModelConfig, backbone: str, tokens: int) -> tupl
         block = 2 * 2 * width + _linear(width, 3 * width) + _linear(width, width)
         block += _linear(width, settings.feed_forward) + _linear(settings.feed_forward, width)
     return _linear(model.embedding_dim, width) + settings.layers * block + 2 * width, width
+
+
+def _norms_crosses(model: ModelConfig) -> bool:
+    return model.kind == "dgenctr" and model.dcn.layer_norm and model.dcn.cross_layers > 0
 
 
 def checkpoint_bytes(config: Config, schema: Schema) -> int:
@@ -346,7 +350,8 @@ def _backbone_floats(model: ModelConfig, backbone: str, tokens: int, dropout: bo
     if backbone == "mlp":
         return _tower_floats(settings, dropout)
     if backbone == "dcn":
-        return 3.0 * tokens * model.embedding_dim * settings.cross_layers + _tower_floats(settings, dropout)
+        crossed = 3.0 * settings.cross_layers + 3.0 * _norms_crosses(model)
+        return crossed * tokens * model.embedding_dim + _tower_floats(settings, dropout)
     if backbone == "hstu":
         layer = (17.0 + 1.5 * dropout) * tokens * settings.width + 1.25 * settings.heads * tokens**2
     else:

@@ -23,10 +23,11 @@ class _BackboneAndHead(ClickNetwork):
 
 
 class DcnV2(_BackboneAndHead):
-    """DCN-V2 with cross layers parallel to the deep tower (arXiv 2008.13535); its section is `model.dcn`."""
+    """DCN-V2 with cross layers parallel to the deep tower (arXiv 2008.13535); its section is `model.dcn`, without `layer_norm`."""
 
     def __init__(self, schema: Schema, config: Config, click_rate: float, **kwargs):
-        super().__init__(schema, config, click_rate, DcnBackbone(config.model.dcn, config.finetune.dropout), **kwargs)
+        as_published = config.model.dcn.model_copy(update={"layer_norm": False})
+        super().__init__(schema, config, click_rate, DcnBackbone(as_published, config.finetune.dropout), **kwargs)
 
 
 class Mlp(_BackboneAndHead):
