@@ -224,6 +224,12 @@ def test_a_version_that_does_not_become_the_only_one_is_told(processes, monkeypa
         served_by(processes, None, {3: ("AVAILABLE", ""), 4: ("LOADING", "")}).wait_until_alone(4)
 
 
+def test_a_server_that_tells_no_versions_is_told():
+    message = r"the server on 127.0.0.1:1 does not tell the versions of mine \(UNAVAILABLE: .*\): see what it printed; the name is --model"
+    with pytest.raises(UserError, match=message):
+        swaps.status_reader(Target("127.0.0.1:1", {CLICKS: "mine"}), CLICKS)()
+
+
 class _Clients:
     """Clients whose calls all began, after so many seconds, and took a millisecond."""
 

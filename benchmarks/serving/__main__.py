@@ -40,16 +40,16 @@ EPILOG = """scenarios:
 }.items()) + """
 
 Nothing is trained: the models have random weights behind a real transform graph. Everything goes to --output; what was
-measured before stays, scenario by scenario, so --only measures one anew.
-
-A genuine TensorFlow Serving (scenarios latency, swap, swaps, faults; without joined calls): make the exports first, serve
-OUTPUT/models-1m/exports/clicks and .../plain with it, in place, and name it by --server.
+measured before stays, scenario by scenario, so --only measures one anew. At the defaults: 25 minutes without soak.
 
 examples:
   python -m benchmarks.serving
   python -m benchmarks.serving --only faults swaps
   python -m benchmarks.serving --only soak --soak 10
-  python -m benchmarks.serving --only latency --server 127.0.0.1:8500 --output runs/tensorflow_serving"""
+a genuine TensorFlow Serving, which must read the folders that swaps publish to (no joined calls, memory or spoilt versions):
+  python -m benchmarks.serving --only faults --output runs/genuine        (makes the exports and the next command's file)
+  tensorflow_model_server --port=8500 --model_config_file=runs/genuine/printed/server.config
+  python -m benchmarks.serving --only latency swap swaps faults --server 127.0.0.1:8500 --output runs/genuine"""
 
 
 def build_parser() -> argparse.ArgumentParser:

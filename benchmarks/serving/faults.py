@@ -21,7 +21,7 @@ from serving.versions import SAVED_MODEL_FILE, exported_versions, highest_name
 CALL_SECONDS = 120
 POLL_SECONDS = 0.1
 BYTES_OF_A_LARGE_REQUEST = 100_000_000
-CALLS_AT_ONCE = 1_000
+CALLS_AT_ONCE, IMPATIENT_CALLS = 1_000, 100
 LIMITS = [(f"grpc.max_{direction}_message_length", MAX_MESSAGE_BYTES) for direction in ("send", "receive")]
 
 
@@ -59,15 +59,15 @@ class Caller:
     def good(self) -> predict_pb2.PredictRequest:
         return predict_pb2.PredictRequest.FromString(self._good)
 
-    def ask(self, request: predict_pb2.PredictRequest, seconds: float = CALL_SECONDS) -> str:
-        return self._status(lambda: self._stub.Predict(request, timeout=seconds))
+    def ask(self, request: predict_pb2.PredictRequest) -> str:
+        return self._status(lambda: self._stub.Predict(request, timeout=CALL_SECONDS))
 
     def ask_bytes(self, content: bytes) -> str:
         return self._status(lambda: self._bytes(content, timeout=CALL_SECONDS))
 
-    def ask_at_once(self, calls: int) -> Counter:
+    def ask_at_once(self, calls: int, seconds: float = CALL_SECONDS) -> Counter:
         request = self.good()
-        futures = [self._stub.Predict.future(request, timeout=CALL_SECONDS) for _ in range(calls)]
+        futures = [self._stub.Predict.future(request, timeout=seconds) for _ in range(calls)]
         return Counter(self._status(future.result) for future in futures)
 
     def close(self) -> None:
@@ -84,11 +84,11 @@ class Caller:
 def faults(caller: Caller) -> list[Fault]:
     """The mistakes of callers. What is expected is what TensorFlow Serving does, but for the limits of our own server."""
 
-    def changed(change: Callable[[predict_pb2.PredictRequest], None], seconds: float = CALL_SECONDS) -> Callable[[], Counter]:
+    def changed(change: Callable[[predict_pb2.PredictRequest], None]) -> Callable[[], Counter]:
         def commit() -> Counter:
             request = caller.good()
             change(request)
-            return Counter([caller.ask(request, seconds)])
+            return Counter([caller.ask(request)])
 
         return commit
 
@@ -114,7 +114,8 @@ def faults(caller: Caller) -> list[Fault]:
         Fault("an unknown signature", ("FAILED_PRECONDITION",), changed(lambda request: _rename(request, signature_name="none"))),
         Fault("an unknown model", ("NOT_FOUND",), changed(lambda request: _rename(request, name="none"))),
         Fault("an unknown version", ("NOT_FOUND",), changed(_unknown_version)),
-        Fault("a caller that waits a microsecond", ("DEADLINE_EXCEEDED",), changed(lambda request: None, seconds=1e-6)),
+        Fault(f"{IMPATIENT_CALLS} calls at once that wait a millisecond", (OK, "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED"),
+              lambda: caller.ask_at_once(IMPATIENT_CALLS, seconds=0.001), IMPATIENT_CALLS),
         Fault(f"{CALLS_AT_ONCE} calls at once", (OK, "RESOURCE_EXHAUSTED"), lambda: caller.ask_at_once(CALLS_AT_ONCE),
               CALLS_AT_ONCE),
     ]  # fmt: skip

@@ -20,12 +20,13 @@ from serving.versions import exported_versions
 SWAP_SECONDS = 120
 POLL_SECONDS = 0.05
 AFTER_SECONDS = 0.5
+STATUS_SECONDS = 30
 KEPT = 2
 Statuses = Callable[[], dict[int, tuple[str, str]]]  # version -> state, and why it failed
 
 
 def status_reader(target: Target, model: str) -> Statuses:
-    """What asks a server for the states of a model's versions."""
+    """What asks a server for the states of a model's versions; raises UserError where it does not answer."""
     import grpc
     from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc
 
@@ -35,7 +36,11 @@ def status_reader(target: Target, model: str) -> Statuses:
     state = get_model_status_pb2.ModelVersionStatus.State
 
     def read() -> dict[int, tuple[str, str]]:
-        found = stub.GetModelStatus(request, timeout=30).model_version_status
+        try:
+            found = stub.GetModelStatus(request, timeout=STATUS_SECONDS).model_version_status
+        except grpc.RpcError as error:
+            raise UserError(f"the server on {target.address} does not tell the versions of {request.model_spec.name} ({error.code().name}: "
+                            f"{error.details()}): see what it printed; the name is --model") from error
         return {one.version: (state.Name(one.state), one.status.error_message) for one in found}
 
     return read
