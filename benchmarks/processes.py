@@ -10,7 +10,6 @@ import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Self
 
 from preprocessing.errors import UserError
 
@@ -40,7 +39,7 @@ class Processes:
         self._previous_handlers: dict[int, object] = {}
         self._running: list[subprocess.Popen] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Processes":
         self._previous_handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 

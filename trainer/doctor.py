@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Self
 
 from preprocessing.environment import PYTHON_VERSIONS, available_cores, start_tensorflow
 from preprocessing.errors import UserError
@@ -371,7 +370,7 @@ class _Progress:
     def __init__(self, total: int):
         self._total, self._done, self._live = total, 0, sys.stderr.isatty()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_Progress":
         return self
 
     def __exit__(self, *_) -> None:

@@ -7,7 +7,6 @@ counts, and it leaves no vocabularies, statistics or graph for serving.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import pandas as pd
@@ -36,7 +35,7 @@ class Encoders:
     scaler: StandardScaler
 
     @classmethod
-    def fit(cls, train: pd.DataFrame) -> Self:
+    def fit(cls, train: pd.DataFrame) -> "Encoders":
         categorical = OrdinalEncoder(min_frequency=MIN_COUNT, handle_unknown="use_encoded_value", unknown_value=UNKNOWN,
                                      encoded_missing_value=MISSING, dtype=np.int64)
         buckets = [KBinsDiscretizer(BUCKETS, encode="ordinal", strategy="quantile", quantile_method="averaged_inverted_cdf")
