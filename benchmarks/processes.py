@@ -39,7 +39,7 @@ class Processes:
         self._previous_handlers: dict[int, object] = {}
         self._running: list[subprocess.Popen] = []
 
-    def __enter__(self) -> "Processes":
+    def __enter__(self):
         self._previous_handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 

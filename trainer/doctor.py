@@ -370,7 +370,7 @@ class _Progress:
     def __init__(self, total: int):
         self._total, self._done, self._live = total, 0, sys.stderr.isatty()
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self):
         return self
 
     def __exit__(self, *_) -> None:
