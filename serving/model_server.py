@@ -14,6 +14,7 @@ from serving.handlers import Handlers
 from serving.health import MAX_WATCHERS, Health
 from serving.loading import MAX_REQUEST_BYTES
 from serving.metrics import ServerMetrics
+from serving.ports import bracketed, port_error
 from serving.rest import RestServer
 from serving.served_models import ServedModels
 from serving.server_config import ModelConfig
@@ -118,8 +119,8 @@ def wait_for_first_versions(models: ServedModels, configs: Iterable[ModelConfig]
             if failure := model.failure():
                 version, error = failure
                 raise UserError(
-                    f"model {model.config.name} version {version} failed to load ({error.code.name}): {error}; export the model "
-                    "again, or delete that version's folder to serve the one before"
+                    f"model {model.config.name} version {version} failed to load ({error.code.name}): {error}; mend that, or serve the "
+                    f"version before by `python -m serving.versions rollback {model.config.base_path}`"
                 )
         if wait():
             return False
@@ -151,11 +152,11 @@ def _grpc_server(handlers: Handlers, health: Health, listening: Listening) -> tu
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(handlers), server)
     health.add_to(server)
     credentials = listening.tls.credentials() if listening.tls else None
-    address = f"{_bracketed(listening.host)}:{listening.port}"
+    address = f"{bracketed(listening.host)}:{listening.port}"
     try:
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
-        raise _port_error(address, "--port") from error
+        raise port_error(listening.host, listening.port, "--port") from error
     return server, port
 
 
@@ -164,15 +165,4 @@ def _rest_server(handlers: Handlers, metrics: ServerMetrics, listening: Listenin
     try:
         return RestServer((listening.host, listening.rest_port), handlers, metrics, listening.max_request_bytes, tls)
     except OSError as error:
-        raise _port_error(f"{_bracketed(listening.host)}:{listening.rest_port}", "--rest_api_port") from error
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _port_error(address: str, flag: str) -> UserError:
-    return UserError(
-        f"cannot listen on {address}: the port is in use or the address is not this machine's; choose another {flag}, or "
-        f"{flag} 0 for a free one"
-    )
+        raise port_error(listening.host, listening.rest_port, "--rest_api_port") from error

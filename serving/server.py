@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from preprocessing.environment import start_tensorflow
-from preprocessing.errors import UserError, run
+from preprocessing.errors import run
+from serving.ports import require_free
 from serving.server_config import BatchingParameters, ModelConfig, read_batching_parameters, read_model_config
 from serving.tls import Tls
-from serving.versions import SAVED_MODEL_FILE
+from serving.versions import require_base_path
 
 log = logging.getLogger(__name__)
 
@@ -159,15 +160,8 @@ def _configs(arguments: argparse.Namespace) -> list[ModelConfig]:
     else:
         configs = [ModelConfig(arguments.model_name, arguments.model_base_path)]
     for config in configs:
-        _check_base_path(config.base_path)
+        require_base_path(config.base_path)
     return configs
-
-
-def _check_base_path(base_path: Path) -> None:
-    if base_path.exists() and not base_path.is_dir():
-        raise UserError(f"model base path {base_path} is a file: give the folder that holds the version folders 1, 2, ...")
-    if (base_path / SAVED_MODEL_FILE).is_file():
-        raise UserError(f"model base path {base_path} is a version itself (it has a {SAVED_MODEL_FILE}): give its parent folder")
 
 
 def _tls(arguments: argparse.Namespace) -> Tls | None:
@@ -182,6 +176,9 @@ def _main(argv: Sequence[str]) -> None:
     arguments = _parse(argv)
     configs, tls = _configs(arguments), _tls(arguments)
     batching = read_batching_parameters(arguments.batching_parameters_file) if arguments.batching_parameters_file else None
+    require_free(arguments.host, arguments.port, "--port")
+    if arguments.rest_api_port is not None:
+        require_free(arguments.host, arguments.rest_api_port, "--rest_api_port")
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     stop = StopRequest()

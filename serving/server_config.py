@@ -155,6 +155,8 @@ def _parse(path: Path, message: Message, kind: str) -> Message:
         raise UserError(
             f"{path} does not exist: expected {kind}, as TensorFlow Serving takes it; see serving/config for one"
         ) from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): give the path of {kind} that this user can read") from error
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise UserError(
             f"{path} is not {kind} of TensorFlow Serving (line:column : reason): {error}; correct it, see serving/config for one"

@@ -30,19 +30,18 @@ class Tls:
         Raises:
           UserError: a file is absent or no PEM, or key and certificate do not belong together.
         """
+        for path in self._files():
+            if not path.is_file():
+                raise UserError(f"the TLS file {path} does not exist: give PEM files that this user can read")
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         try:
             context.load_cert_chain(self.certificate, self.key, password=_refuse_passphrase)
             if self.client_authority:
                 context.load_verify_locations(self.client_authority)
                 context.verify_mode = ssl.CERT_REQUIRED
-        except FileNotFoundError as error:
-            raise UserError(
-                f"one of the TLS files {self._files()} does not exist: give PEM files that this user can read"
-            ) from error
         except (ssl.SSLError, OSError) as error:
             raise UserError(
-                f"the TLS files {self._files()} cannot be used ({error}): expected PEM files, --tls_key being the private key of "
+                f"the TLS files {', '.join(map(str, self._files()))} cannot be used ({error}): expected PEM files, --tls_key being the private key of "
                 "--tls_cert, without a passphrase"
             ) from error
         return context
@@ -54,8 +53,8 @@ class Tls:
         pair = (self.key.read_bytes(), self.certificate.read_bytes())
         return grpc.ssl_server_credentials([pair], root_certificates=authority, require_client_auth=authority is not None)
 
-    def _files(self) -> str:
-        return ", ".join(str(path) for path in (self.certificate, self.key, self.client_authority) if path)
+    def _files(self) -> list[Path]:
+        return [path for path in (self.certificate, self.key, self.client_authority) if path]
 
 
 def _refuse_passphrase() -> bytes:

@@ -12,8 +12,9 @@ from certificates import Authority
 from running_server import SECONDS, copy_in
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
-from preprocessing.errors import UserError
+from preprocessing.errors import EXIT_USER_ERROR, UserError
 from serving import server as command
+from serving.ports import require_free
 
 PORTS = re.compile(
     r"serving tiny version 2 on 127\.0\.0\.1:(\d+)\nserving other version 2 on .*\nREST and metrics on https://127\.0\.0\.1:\d+\n"
@@ -73,10 +74,23 @@ def test_all_files_and_flags_work_together(arguments, tmp_path, capsys):
     assert not thread.is_alive()
 
 
-def test_a_port_that_is_taken_ends_the_command(arguments):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        arguments.port = taken.getsockname()[1]
-        with pytest.raises(UserError, match=r"cannot listen on 127.0.0.1:\d+: the port is in use"):
-            serve(arguments, command.StopRequest())
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+def test_a_port_that_is_taken_ends_the_command_before_anything_is_loaded(flag, tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        ports = {"--port": 0, flag: taken.getsockname()[1]}
+        # There is no version to load, so a server that does not look at its ports first would wait for one here.
+        flags = [str(part) for pair in ports.items() for part in pair]
+        assert command.main(["--model_name", "tiny", "--model_base_path", str(tmp_path), *flags]) == EXIT_USER_ERROR
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"cannot listen on 127.0.0.1:{ports[flag]}: the port is in use" in said and f"choose another {flag}, or {flag} 0" in said
+
+
+def test_an_address_of_another_machine_is_told():
+    for host in ("192.0.2.1", "no..host"):
+        with pytest.raises(UserError, match=f"cannot listen on {host}:0: .* the address is not this machine's"):
+            require_free(host, 0, "--port")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0"])
+def test_free_ports_are_found_free(host):
+    require_free(host, 0, "--port")

@@ -95,6 +95,8 @@ def test_absent_files_are_told(tmp_path):
         read_model_config(tmp_path / "none")
     with pytest.raises(UserError, match="none does not exist: expected a batching parameters file"):
         read_batching_parameters(tmp_path / "none")
+    with pytest.raises(UserError, match=r"cannot be read \(Is a directory\): give the path of a model config file"):
+        read_model_config(tmp_path)
 
 
 def test_the_templates_of_this_repository_are_valid():
@@ -110,7 +112,8 @@ def test_wrong_tls_files_are_told(tmp_path):
     (certificate, key), (_, other) = authority.sign("server"), authority.sign("other")
     assert Tls(certificate, key, authority.certificate).ssl_context()
     for tls, message in (
-        (Tls(tmp_path / "none.pem", key), "none.pem, .* does not exist: give PEM files"),
+        (Tls(tmp_path / "none.pem", key), "the TLS file .*/none.pem does not exist: give PEM files"),
+        (Tls(certificate, key, tmp_path / "no_ca.pem"), "the TLS file .*/no_ca.pem does not exist"),
         (Tls(certificate, other), "cannot be used .* --tls_key being the private key of --tls_cert"),
         (Tls(key, key), "cannot be used"),
         (Tls(certificate, key, key), "cannot be used"),

@@ -324,7 +324,7 @@ def test_a_server_does_not_start_on_a_version_that_does_not_load(tmp_path):
     (tmp_path / "4").mkdir()
     configs = [served(tmp_path)]
     with pytest.raises(
-        UserError, match=r"model tiny version 4 failed to load \(NOT_FOUND\): .* has no saved_model.pb; export the model again"
+        UserError, match=r"model tiny version 4 failed to load \(NOT_FOUND\): .* has no saved_model.pb; mend that, or serve .* rollback "
     ):
         wait_for_first_versions(models_of(*configs), configs, lambda: True)
 
