@@ -40,7 +40,7 @@ class AsyncPredictClient:
                  label: str | None = None, deadline: float = 10.0, chunk_rows: int = 512, concurrency: int = 8,
                  tls: Tls | None = None):  # fmt: skip
         check_limits(deadline, chunk_rows, concurrency)
-        self._asked = AskedModel(server, model, signature, version, label, tls is not None)
+        self._asked = AskedModel(server, model, signature, version, label, tls)
         self._deadline, self._chunk_rows = deadline, chunk_rows
         self._channel = open_aio_channel(server, tls)
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)

@@ -9,6 +9,7 @@ import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
 from serving.columns import Signature, fill, specs_of
+from serving.connection import Tls
 from serving.refusals import Code, PredictError, advice, may_be_repeated
 
 POLL_SECONDS = 0.2
@@ -22,6 +23,7 @@ class AskedModel:
 
     Attributes:
       version, label: one version, or the one that carries a label; without both, the server's choice.
+      tls: how the connection is encrypted, for advice; None: not at all.
     """
 
     server: str
@@ -29,7 +31,7 @@ class AskedModel:
     signature: str
     version: int | None = None
     label: str | None = None
-    tls: bool = False
+    tls: Tls | None = None
 
     def __post_init__(self) -> None:
         if self.version is not None and self.label is not None:

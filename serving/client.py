@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from preprocessing.schema import load_schema
 from serving.connection import Tls
 from serving.score_csv import MAX_REJECTED_SHARE, check_paths, score_csv
 
+QUIET_SECONDS = 3.0  # of waiting for a server
 SEPARATORS = {"comma": ",", "tab": "\t"}
 
 EPILOG = """\
@@ -120,13 +122,24 @@ def _main(argv: Sequence[str]) -> None:
         arguments.server, arguments.model, signature=arguments.signature, version=arguments.version, label=arguments.label,
         deadline=arguments.deadline, chunk_rows=arguments.chunk_rows, concurrency=arguments.concurrency, tls=tls,
     ) as client:  # fmt: skip
-        version = client.wait_until_ready(arguments.wait)
+        version = _wait(client, arguments)
         print(f"model {arguments.model} version {version} on {arguments.server}", file=sys.stderr)
         reading = reading_of(
             client.input_specs(), schema, name=arguments.input.name, sources=arguments.column,
             separators=arguments.list_separator, missing=arguments.missing, separator=SEPARATORS.get(arguments.separator),
         )  # fmt: skip
         score_csv(client, arguments.input, arguments.output, reading, arguments.max_rejected_share)
+
+
+def _wait(client, arguments: argparse.Namespace) -> int:
+    """Waits for the model. Says so after a while: a wrong address would look like a command that hangs."""
+    text = f"waiting for model {arguments.model} on {arguments.server}, at most {arguments.wait:g} s in all"
+    note = threading.Timer(QUIET_SECONDS, print, (text,), {"file": sys.stderr, "flush": True})
+    note.start()
+    try:
+        return client.wait_until_ready(arguments.wait)
+    finally:
+        note.cancel()
 
 
 def _tls(arguments: argparse.Namespace) -> Tls | None:

@@ -4,6 +4,7 @@ import grpc
 from tenacity import retry_if_exception, stop_before_delay, wait_random_exponential
 
 from preprocessing.errors import UserError
+from serving.connection import Tls
 
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
 _LAST_ATTEMPT = 0.9  # of the deadline
@@ -57,10 +58,12 @@ def retry_policy(deadline: float) -> dict:
     }
 
 
-def advice(error: grpc.RpcError, deadline: float, tls: bool) -> str:
-    """What a failed call means, and what to do."""
+def advice(error: grpc.RpcError, deadline: float, tls: Tls | None) -> str:
+    """What a failed call means, and what to do. A server that misses a client's certificate only closes the connection."""
     code, details = error.code(), (error.details() or "").lower()
-    or_tls = "" if tls else "; a server that wants TLS needs --tls or --tls_ca"
+    or_tls = "; a server that wants TLS needs --tls or --tls_ca"
+    if tls:
+        or_tls = "" if tls.cert else "; a server that admits known clients only needs --tls_cert and --tls_key"
     if _TOO_LARGE in details:
         return "the request or its answer is larger than the server takes: send fewer rows a call (chunk_rows)"
     if _NO_HANDSHAKE in details:

@@ -410,6 +410,14 @@ def test_a_server_of_another_authority_is_refused_at_once(tls_server, tmp_path):
         client.wait_until_ready(600)
 
 
+def test_a_client_without_a_certificate_of_its_own_is_told(tls_server, authority):
+    with (
+        PredictClient(tls_server.address, MODEL, tls=Tls(authority.certificate)) as client,
+        pytest.raises(PredictError, match="--tls_cert(,| and) --tls_key"),
+    ):
+        client.wait_until_ready(0.1)
+
+
 def test_a_client_without_tls_is_told(tls_server):
     with (
         PredictClient(tls_server.address, MODEL) as client,
@@ -551,6 +559,17 @@ def test_impossible_flags_are_refused(score, tmp_path, capsys, arguments, messag
     with pytest.raises(SystemExit):
         score(tmp_path / "in.csv", *arguments)
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_command_that_waits_says_so(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(command, "QUIET_SECONDS", 0.0)
+    with socket.socket() as taken:  # bound and not listening: nobody else can answer there
+        taken.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        path = write_csv(tmp_path / "in.csv", [{"user": "u1"}])
+        code = command.main(["--server", address, "--model", MODEL, "--input", str(path), "--wait", "1"])
+    said = " ".join(capsys.readouterr().err.split())
+    assert code == EXIT_USER_ERROR and f"waiting for model {MODEL} on {address}, at most 1 s in all error: " in said
 
 
 def test_a_line_a_row_goes_to_standard_output(server, tmp_path, capsys):
