@@ -15,7 +15,7 @@ from preprocessing.schema import SCHEMA_FILE, HashSplit, Schema, load_data_folde
 from preprocessing.sources import Descriptor, column_names, find_files
 from serving.batch_output import FORMATS, holds_scores
 from serving.checksums import require_sound
-from serving.labels import read_register, require_exported
+from serving.labels import read_register, require_exported, version_labelled
 from serving.reading import Reading, reading_of
 from serving.versions import SAVED_MODEL_FILE, SCHEMA_ASSET, exported_versions, require_base_path
 
@@ -127,9 +127,9 @@ def _chosen(model: Path, version: int | None, label: str | None) -> tuple[Path, 
         return model, int(model.name) if model.name.isdecimal() else None
     require_base_path(model)
     versions, register = exported_versions(model), read_register(model)
-    if label is not None and label not in register.labels:
-        raise UserError(f"model base path {model} has no label {label}: the labels are {', '.join(register.labels) or 'none'}")
-    chosen = register.labels[label] if label is not None else register.served(list(versions)) if version is None else version
+    if label is not None:
+        version = version_labelled(model, label, register)
+    chosen = register.served(list(versions)) if version is None else version
     if chosen is None:
         raise UserError(f"--model {model} holds no version to score with{_though_pinned(register.pin)}: export one with "
                         "`python -m trainer.task --stage=export`, or give the folder that holds 1, 2, ...")  # fmt: skip
@@ -198,9 +198,8 @@ def _check_keys(descriptors: Sequence[Descriptor], reading: Reading) -> None:
         fixed = [path for path in lacking if reading.layout.format_of(path) in ("csv", "parquet")]
         if fixed or len(lacking) == len(found):
             path = (fixed or lacking)[0]
-            raise UserError(
-                f"file {path} has not one column {key!r}, which --key names: its columns are {found[path]}; correct --key"
-            )
+            count = "several columns" if key in found[path] else "no column"
+            raise UserError(f"file {path} has {count} {key!r}, which --key names: its columns are {found[path]}; correct --key")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -138,6 +138,18 @@ def set_label(base_path: Path, label: str, version: int) -> int | None:
     return register.labels.get(label)
 
 
+def version_labelled(base_path: Path, label: str, register: Register) -> int:
+    """The version that has a label.
+
+    Raises:
+      UserError: none has.
+    """
+    if label not in register.labels:
+        there = ", ".join(register.labels) or "none"
+        raise UserError(f"model base path {base_path} has no label {label}: the labels are {there}")
+    return register.labels[label]
+
+
 def remove_label(base_path: Path, label: str) -> int:
     """Takes a label away; returns the version that had it.
 
@@ -146,11 +158,9 @@ def remove_label(base_path: Path, label: str) -> int:
     """
     with locked(base_path):
         register = read_register(base_path)
-        if label not in register.labels:
-            there = ", ".join(register.labels) or "none"
-            raise UserError(f"model base path {base_path} has no label {label}: the labels are {there}")
+        version = version_labelled(base_path, label, register)
         write_register(base_path, register.but(labels={name: of for name, of in register.labels.items() if name != label}))
-    return register.labels[label]
+    return version
 
 
 def set_pin(base_path: Path, version: int) -> int | None:

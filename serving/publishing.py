@@ -188,15 +188,19 @@ def _choose_source(base_path: Path, register: Register, to: int | None) -> tuple
     folders = exported_versions(base_path)
     highest = max(find_versions(base_path), default=0)
     if to == highest:
-        raise UserError(f"version {to} is the highest already, so there is nothing to roll back: choose another of {list(folders)}")
+        raise UserError(f"version {to} is the highest already, so there is nothing to roll back{_others(folders, highest)}")
     if to is not None:
         return highest, to
     before = register.copies.get(highest, highest)
     earlier = [version for version in folders if version < before]
     if not earlier:
-        raise UserError(f"model base path {base_path} has no version before {before} to roll back to: its versions are {list(folders)}; "
-                        "name one of them by --to")  # fmt: skip
+        raise UserError(f"model base path {base_path} has no version before {before} to roll back to{_others(folders, highest)}")
     return highest, max(earlier)
+
+
+def _others(folders: Collection[int], highest: int) -> str:
+    others = ", ".join(str(version) for version in folders if version != highest)
+    return f": name one of {others} by --to" if others else ": it is the only version, so export another model"
 
 
 def _copy_whole(folder: Path, staging: Path) -> None:

@@ -141,7 +141,7 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("base", type=Path, metavar="BASE", help="model base path: the folder with the version folders 1, 2, ...")
         one.add_argument("--json", action="store_true", help="print one JSON object instead of text")
         one.add_argument("--traceback", action="store_true", help="show the traceback of user errors too")
-        one.set_defaults(run=run_it)
+        one.set_defaults(run=run_it, parser=one)
         return one
 
     command("list", _list, "show the versions, highest first",
@@ -187,10 +187,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    arguments = _parser().parse_args(argv)
     if arguments.run is _label and arguments.remove == (arguments.version is not None):
-        parser.error("label: give either the VERSION that gets the label, or --remove")
+        arguments.parser.error("give either the VERSION that gets the label, or --remove")
     return arguments
 
 

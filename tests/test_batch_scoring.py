@@ -295,7 +295,7 @@ def _without_schema(base_path, folder):
 
 @pytest.mark.parametrize(("arguments", "message"), [
     (lambda base, here: [], "--key COLUMN is needed, since the schema names no key"),
-    (lambda base, here: ["--key", "id"], "has not one column 'id', which --key names: its columns are ['row', 'uid', 'price', 'tags', 'image']"),
+    (lambda base, here: ["--key", "id"], "has no column 'id', which --key names: its columns are ['row', 'uid', 'price', 'tags', 'image']"),
     (lambda base, here: ["--key", "row", "--version", 4], "has no version 4 with a SavedModel: the versions are 3, 5, 8"),
     (lambda base, here: ["--key", "row", "--label", "canary"], "has no label canary: the labels are none"),
     (lambda base, here: ["--key", "row", "--signature", "rank"], "has no signature 'rank': it has ['parts', 'predict']; choose another"),

@@ -236,8 +236,8 @@ def test_refusals_have_an_exit_code_and_change_nothing(base, said):
 
 
 @pytest.mark.parametrize(("arguments", "message"), [
-    (["label", "x", "canary"], "label: give either the VERSION that gets the label, or --remove"),
-    (["label", "x", "canary", "3", "--remove"], "label: give either the VERSION that gets the label, or --remove"),
+    (["label", "x", "canary"], "serving.versions label: error: give either the VERSION that gets the label, or --remove"),
+    (["label", "x", "canary", "3", "--remove"], "label: error: give either the VERSION that gets the label, or --remove"),
     (["pin", "x", "-1"], "expected the number of a version, such as 7, received '-1'"),
     (["pin", "x", "seven"], "expected the number of a version, such as 7, received 'seven'"),
     ([], "the following arguments are required: COMMAND"),
