@@ -17,6 +17,7 @@ from serving.batch_output import FORMATS, holds_scores
 from serving.checksums import require_sound
 from serving.labels import read_register, require_exported, version_labelled
 from serving.reading import Reading, reading_of
+from serving.score_csv import MAX_REJECTED_SHARE
 from serving.versions import SAVED_MODEL_FILE, SCHEMA_ASSET, exported_versions, require_base_path
 
 EPILOG = """\
@@ -70,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--call_rows", type=int, default=4096, metavar="N",
                         help="rows that one call of the model takes at most, which bounds memory (default: "
                              "%(default)s)")  # fmt: skip
-    parser.add_argument("--max_rejected_share", type=float, default=0.01, metavar="SHARE",
+    parser.add_argument("--max_rejected_share", type=float, default=MAX_REJECTED_SHARE, metavar="SHARE",
                         help="fail if more than this share of the rows is malformed (default: %(default)s)")  # fmt: skip
     parser.add_argument("--overwrite", action="store_true", help="replace finished scores, in one step at the end")
     parser.add_argument("--traceback", action="store_true", help="show where in the program an error was raised")

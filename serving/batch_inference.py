@@ -15,10 +15,9 @@ import tensorflow as tf
 from apache_beam.ml.inference.base import ModelHandler, PredictionResult
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.meta_graph_pb2 import SignatureDef
-from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from preprocessing.errors import UserError
-from serving.versions import SAVED_MODEL_FILE
+from serving.signature_defs import read_signature_defs
 
 
 def read_signature(version_dir: Path, signature: str) -> SignatureDef:
@@ -27,17 +26,12 @@ def read_signature(version_dir: Path, signature: str) -> SignatureDef:
     Raises:
       UserError: the folder holds no SavedModel, or one without that signature.
     """
-    path = version_dir / SAVED_MODEL_FILE
     try:
-        graphs = SavedModel.FromString(path.read_bytes()).meta_graphs
-    except (FileNotFoundError, DecodeError) as error:
-        raise UserError(
-            f"model {version_dir} is not a SavedModel: {path.name} is absent or damaged; export the model again"
-        ) from error
-    found = {name: one for graph in graphs if "serve" in graph.meta_info_def.tags for name, one in graph.signature_def.items()}
+        found = read_signature_defs(version_dir)
+    except (OSError, DecodeError, LookupError) as error:
+        raise UserError(f"model {version_dir} is not a SavedModel ({error}): export the model again") from error
     if signature not in found:
-        names = sorted(name for name in found if not name.startswith("__"))
-        raise UserError(f"model {version_dir} has no signature {signature!r}: it has {names}; choose another --signature")
+        raise UserError(f"model {version_dir} has no signature {signature!r}: it has {sorted(found)}; choose another --signature")
     return found[signature]
 
 

@@ -11,10 +11,9 @@ from preprocessing.errors import UserError
 from serving.checksums import require_sound
 from serving.example_inference import classify, multi_inference, regress
 from serving.servable import Run, Servable
+from serving.server_config import MAX_REQUEST_BYTES
 from serving.status import StatusError, invalid
 from serving.warmup import read_warmup
-
-MAX_REQUEST_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,16 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from preprocessing.errors import UserError
 from serving.handlers import Handlers
 from serving.health import MAX_WATCHERS, Health
-from serving.loading import MAX_REQUEST_BYTES
 from serving.metrics import ServerMetrics
 from serving.ports import bracketed, port_error
 from serving.rest import RestServer
 from serving.served_models import ServedModels
-from serving.server_config import ModelConfig
+from serving.server_config import MAX_CONCURRENT_CALLS, MAX_REQUEST_BYTES, ModelConfig
 from serving.services import ModelService, PredictionService
 from serving.status import StatusError
 from serving.tls import Tls
 
 MAX_RESPONSE_BYTES = 2**31 - 1
-MAX_CONCURRENT_CALLS = 64
 OTHER_THREADS = MAX_WATCHERS + 4  # for refusals, health, metadata and status, while all places for inference are taken
 
 log = logging.getLogger(__name__)

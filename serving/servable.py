@@ -12,16 +12,15 @@ import grpc
 import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
-from tensorflow.core.protobuf import config_pb2, meta_graph_pb2, saved_model_pb2
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, predict_pb2
 
-from serving.signature_defs import INIT_OP
+from serving.signature_defs import TAGS, read_signature_defs
 from serving.signatures import DEFAULT_SIGNATURE
 from serving.status import CODE_OF_NUMBER, StatusError, braces, failed_precondition, invalid, not_found
 from serving.tensors import fill_proto, to_array
 from serving.versions import SAVED_MODEL_FILE
 
-TAGS = {"serve"}
 Arrays = dict[str, np.ndarray]
 Run = Callable[[Arrays], Arrays]
 
@@ -75,7 +74,7 @@ class Servable:
         self.name = name
         self.version = version
         self._max_bytes = max_bytes
-        definitions = _read_signature_defs(folder)
+        definitions = _signature_defs(folder)
         self.metadata = get_model_metadata_pb2.SignatureDefMap(signature_def=definitions)
         session = _load(folder, session_config)
         weakref.finalize(self, session.close)  # when the last call that uses this version has ended
@@ -116,17 +115,15 @@ class Servable:
         spec.signature_name = signature_name
 
 
-def _read_signature_defs(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
+def _signature_defs(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     try:
-        content = saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL_FILE).read_bytes())
+        return read_signature_defs(folder)
     except FileNotFoundError as error:
         raise not_found(f"{folder} has no {SAVED_MODEL_FILE}") from error
     except (DecodeError, OSError) as error:
         raise StatusError(grpc.StatusCode.DATA_LOSS, f"{folder / SAVED_MODEL_FILE} cannot be read: {error}") from error
-    for graph in content.meta_graphs:
-        if set(graph.meta_info_def.tags) == TAGS:
-            return {key: value for key, value in graph.signature_def.items() if key != INIT_OP}
-    raise not_found(f"{folder / SAVED_MODEL_FILE} has no graph with the tag `serve`")
+    except LookupError as error:
+        raise not_found(f"{folder / SAVED_MODEL_FILE} has {error}") from error
 
 
 def _load(folder: Path, config: config_pb2.ConfigProto | None) -> tf.compat.v1.Session:

@@ -13,7 +13,14 @@ from pathlib import Path
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import run
 from serving.ports import require_free
-from serving.server_config import BatchingParameters, ModelConfig, read_batching_parameters, read_model_config
+from serving.server_config import (
+    MAX_CONCURRENT_CALLS,
+    MAX_REQUEST_BYTES,
+    BatchingParameters,
+    ModelConfig,
+    read_batching_parameters,
+    read_model_config,
+)
 from serving.tls import Tls
 from serving.versions import require_base_path
 
@@ -119,12 +126,12 @@ def _add_port_flags(parser: argparse.ArgumentParser) -> None:
         help="port of REST and of /monitoring/prometheus/metrics, 0 for a free one (default: neither)",
     )
     parser.add_argument(
-        "--max_request_bytes", type=int, default=64 * 2**20, metavar="N", help="refuse larger requests (default: %(default)s)"
+        "--max_request_bytes", type=int, default=MAX_REQUEST_BYTES, metavar="N", help="refuse larger requests (default: %(default)s)"
     )
     parser.add_argument(
         "--max_concurrent_calls",
         type=int,
-        default=64,
+        default=MAX_CONCURRENT_CALLS,
         metavar="N",
         help="inference calls at once; as --grpc_max_threads of TensorFlow Serving (default: %(default)s)",
     )

@@ -12,6 +12,8 @@ from preprocessing.errors import UserError
 from serving.proto_messages import add_field, define
 
 PLATFORM = "tensorflow"
+MAX_REQUEST_BYTES = 64 * 2**20
+MAX_CONCURRENT_CALLS = 64
 
 
 @dataclass(frozen=True)

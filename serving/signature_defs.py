@@ -15,18 +15,25 @@ from serving.versions import SAVED_MODEL_FILE
 
 FINGERPRINT_FILE = "fingerprint.pb"
 INIT_OP = "__saved_model_init_op"
+TAGS = {tf.saved_model.SERVING}
 
 
 def read_signature_defs(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
-    """The signatures of a SavedModel by name."""
-    definitions = _only_graph(_read(folder)).signature_def
+    """The signatures of a SavedModel by name, without loading it.
+
+    Raises:
+      OSError: the folder holds none, or it cannot be read.
+      DecodeError: its file is damaged.
+      LookupError: it has no graph for servers.
+    """
+    definitions = _served_graph(_read(folder)).signature_def
     return {name: definition for name, definition in definitions.items() if name != INIT_OP}
 
 
 def finish_signature_defs(folder: Path) -> None:
     """Gives `classify` and `regress` of a SavedModel their method names and one input tensor in common."""
     saved_model = _read(folder)
-    graph = _only_graph(saved_model)
+    graph = _served_graph(saved_model)
     classify, regress = graph.signature_def[CLASSIFY_SIGNATURE], graph.signature_def[REGRESS_SIGNATURE]
     classify.method_name, regress.method_name = tf.saved_model.CLASSIFY_METHOD_NAME, tf.saved_model.REGRESS_METHOD_NAME
     common, own = classify.inputs[CLASSIFY_INPUT].name, regress.inputs[REGRESS_INPUT].name
@@ -40,9 +47,11 @@ def _read(folder: Path) -> saved_model_pb2.SavedModel:
     return saved_model_pb2.SavedModel.FromString((folder / SAVED_MODEL_FILE).read_bytes())
 
 
-def _only_graph(saved_model: saved_model_pb2.SavedModel) -> meta_graph_pb2.MetaGraphDef:
-    [graph] = saved_model.meta_graphs
-    return graph
+def _served_graph(saved_model: saved_model_pb2.SavedModel) -> meta_graph_pb2.MetaGraphDef:
+    for graph in saved_model.meta_graphs:
+        if set(graph.meta_info_def.tags) == TAGS:
+            return graph
+    raise LookupError("no graph with the tag `serve`")
 
 
 def _node(tensor: str) -> str:

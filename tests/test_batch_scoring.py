@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 import yaml
+from tensorflow.core.protobuf import saved_model_pb2
 
 from preprocessing.errors import EXIT_USER_ERROR
 from preprocessing.sources import blocks
@@ -200,7 +201,7 @@ def test_tfrecord_is_read(score, tmp_path):
     [shard] = read_scores(tmp_path / "scores").values()
     assert [(line["row"], float(line["logit"])) for line in shard] == [("ann", 8 + 1.5 + 3 + 200 + 3), ("None", 8.0)]
     code, said = score("--input", tmp_path / "a.tfrecord", "--key", "rwo", output="none")
-    assert code == EXIT_USER_ERROR and "has not one column 'rwo', which --key names: its columns are" in said
+    assert code == EXIT_USER_ERROR and "has no column 'rwo', which --key names: its columns are" in said
 
 
 def test_the_version_is_the_one_that_servers_answer_from(score, base_path, tmp_path):
@@ -288,6 +289,18 @@ def test_an_explanation_fits_into_parquet_only(score, tmp_path):
         {"row": "a", "contribution": [2.0, 2.0], "field": ["\u00fc", "\u00fc"]}]  # fmt: skip
 
 
+def _damaged(base_path, folder):
+    (folder / "saved_model.pb").write_bytes(b"no proto")
+    return ["--model", folder, "--key", "row", "--schema", base_path / "3" / SCHEMA_ASSET]
+
+
+def _for_other_servers(base_path, folder):
+    model = saved_model_pb2.SavedModel()
+    model.meta_graphs.add().meta_info_def.tags.extend(["serve", "gpu"])
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
+    return ["--model", folder, "--key", "row", "--schema", base_path / "3" / SCHEMA_ASSET]
+
+
 def _without_schema(base_path, folder):
     Arithmetic(0).save(folder / "plain", schema=None)
     return ["--model", folder / "plain", "--key", "row"]
@@ -303,6 +316,8 @@ def _without_schema(base_path, folder):
     (lambda base, here: ["--key", "row", "--model", base / "3", "--version", 3], "is one version's folder: leave out --version and --label"),
     (lambda base, here: ["--key", "row", "--model", here], "holds no version to score with: export one"),
     (lambda base, here: ["--key", "row", "--input", here / "none"], "no file matches"),
+    (_damaged, "is not a SavedModel (Error parsing message"),
+    (_for_other_servers, "is not a SavedModel (no graph with the tag `serve`): export the model again"),
     (_without_schema, f"does not say what the columns of its log are (it has no {SCHEMA_ASSET}): give --schema FILE or --data_dir DIR"),
 ])  # fmt: skip
 def test_mistakes_are_told(score, base_path, tmp_path, arguments, message):
