@@ -242,10 +242,13 @@ def _say_ready(server, models, listening) -> None:
 
 
 def _stop(server, delay_seconds: float, drain_seconds: float) -> None:
-    log.info("stopping: health checks fail for %g s, then calls in progress have %g s", delay_seconds, drain_seconds)
     server.announce_stop()
-    time.sleep(delay_seconds)
+    if delay_seconds:
+        log.info("stopping in %g s: calls are answered, health checks say NOT_SERVING", delay_seconds)
+        time.sleep(delay_seconds)
+    log.info("stopping: new calls are refused, those in progress have %g s", drain_seconds)
     server.stop(drain_seconds)
+    log.info("stopped")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
