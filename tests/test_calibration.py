@@ -38,7 +38,7 @@ def test_one_class_or_a_reversed_ranking_stays_as_it_is(labels, logits):
 
 
 def test_a_calibrated_model_answers_on_the_line():
-    model = DGenCTR(tiny_schema(), load_config(None, ["model.embedding_dim=4", "model.dcn.hidden_units=[8]"]), click_rate=0.2)
+    model = DGenCTR(tiny_schema(), load_config(None, ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "model.dcn.layer_norm=false"]), click_rate=0.2)
     features = {"ids": tf.constant([[2, 3, 4], [5, 1, 0]])}
     raw = model.click_logits(features).numpy()
     np.testing.assert_allclose(raw, logit(0.2), atol=0.1)

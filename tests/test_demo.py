@@ -116,7 +116,7 @@ def test_stubborn_children_and_grandchildren_are_ended(tmp_path, token, monkeypa
     with (pytest.raises(ZeroDivisionError), Processes(tmp_path) as processes,
           processes.started(["-c", STUBBORN], stdout=subprocess.PIPE) as child):
         assert processes.read_line(child, 30) == "ready"
-        assert len(_others_with(token)) == 2
+        assert _wait_until(lambda: len(_others_with(token)) == 2, 5)
         raise ZeroDivisionError
     assert _wait_until(lambda: _others_with(token) == [], 5)
 

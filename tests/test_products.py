@@ -63,7 +63,8 @@ def test_the_sum_of_a_cross_layer_is_not_rounded():
 def test_training_rounds_where_it_is_asked_to_and_prediction_never_does(stage, backbone):
     def model(matmul_setting):
         tf.keras.utils.set_random_seed(1)
-        config = load_config(None, [f"runtime.matmul={matmul_setting}", f"model.backbone={backbone}", "model.mlp.batch_norm=false"])
+        config = load_config(None, [f"runtime.matmul={matmul_setting}", f"model.backbone={backbone}", "model.mlp.batch_norm=false",
+                                    "model.dcn.batch_norm=false"])
         return DGenCTR(tiny_schema(), config, stage, table_counts(tiny_schema(), np.full(40, 10)))
 
     batch = {"ids": tf.constant([[2, 3, 4], [5, 1, 0]]), "label": tf.constant([1.0, 0.0]), "seed": tf.constant([1, 2])}

@@ -207,7 +207,7 @@ def test_a_run_writes_rounds_and_a_page(measured):
     (result,) = [json.loads(line) for line in (measured / "training_speed.jsonl").read_text().splitlines()]
     assert [set(answers) for answers in result["rounds"]] == [{"finetune", "keras"}] * 2
     for answer in (answer for answers in result["rounds"] for answer in answers.values()):
-        assert answer["steps"] == 2 and answer["seconds"] > 0 and 0 < answer["loss"] < 2
+        assert answer["steps"] == 2 and answer["seconds"] > 0 and 0 < answer["loss"] < 5
     page = (measured / "training_speed.md").read_text()
     assert page == markdown([result]) and "`python -m benchmarks.training_speed --values 10k`" in page
     assert page.count("| plain tf_keras DCN-V2, stock Adam |") == 2  # what it is, and what was measured
