@@ -45,11 +45,11 @@ setup(
             "dgenctr-preprocess=preprocessing.task:main",
             "dgenctr-synthetic=preprocessing.synthetic:main",
             "dgenctr-train=trainer.task:main",
-            "dgenctr-export=serving.export:main",
-            "dgenctr-versions=serving.versions:main",
-            "dgenctr-server=serving.server:main",
-            "dgenctr-client=serving.client:main",
-            "dgenctr-score=serving.batch:main",
+            "dgenctr-export=serving.export.command:main",
+            "dgenctr-versions=serving.versions.command:main",
+            "dgenctr-server=serving.server.command:main",
+            "dgenctr-client=serving.client.command:main",
+            "dgenctr-score=serving.batch.command:main",
         ]
     },
 )

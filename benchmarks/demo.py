@@ -171,7 +171,7 @@ def predict_examples(address: str, schema: Schema, rows: pd.DataFrame) -> np.nda
 def ask_server(address: str, schema: Schema, rows: TestRows, report_auc: float, console: Console) -> None:
     """Asks for every test row by gRPC, shows some answers beside the truth, and checks them against the report."""
     start_tensorflow()
-    from serving.predict_client import PredictClient
+    from serving.client.predict_client import PredictClient
 
     with PredictClient(address, MODEL_NAME) as client:
         client.wait_until_ready()

@@ -18,6 +18,7 @@ from preprocessing.sources import Batch, Descriptor, Layout, Rejection, read
 from preprocessing.values import RowReasons
 
 DEFAULT_LIST_SEPARATOR = "|"
+MAX_REJECTED_SHARE = 0.01  # of a file's rows may be malformed
 NOTHING = MappingProxyType({})
 _KEPT = (pa.types.is_string, pa.types.is_boolean, pa.types.is_integer, pa.types.is_float32, pa.types.is_float64,
          pa.types.is_decimal, pa.types.is_timestamp, pa.types.is_date)  # fmt: skip

@@ -11,7 +11,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 
 from serving.signatures import CLASSIFY_INPUT, CLASSIFY_SIGNATURE, REGRESS_INPUT, REGRESS_SIGNATURE
-from serving.versions import SAVED_MODEL_FILE
+from serving.versions.folders import SAVED_MODEL_FILE
 
 FINGERPRINT_FILE = "fingerprint.pb"
 INIT_OP = "__saved_model_init_op"
@@ -28,6 +28,13 @@ def read_signature_defs(folder: Path) -> dict[str, meta_graph_pb2.SignatureDef]:
     """
     definitions = _served_graph(_read(folder)).signature_def
     return {name: definition for name, definition in definitions.items() if name != INIT_OP}
+
+
+def specs_of(tensors: Mapping[str, meta_graph_pb2.TensorInfo]) -> dict[str, tf.TensorSpec]:
+    """Names and shapes of a SignatureDef's inputs, or outputs, sorted by name."""
+    return {
+        name: tf.TensorSpec(tf.TensorShape(info.tensor_shape), tf.DType(info.dtype)) for name, info in sorted(tensors.items())
+    }
 
 
 def finish_signature_defs(folder: Path) -> None:

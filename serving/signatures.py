@@ -28,7 +28,7 @@ all lists.
 
 `classify` and `regress` are what the Classify and Regress calls ask for, and read one tensor, so that MultiInference can ask
 for both. `candidates` scores up to K candidates of each of R requests, with what they have in common sent once (see
-`serving.candidate_rows`). `explain` is there where the model has learnt what a masked feature means (see `serving.explain`).
+`serving.export.candidate_rows`). `explain` is there where the model has learnt what a masked feature means (see `serving.export.explain`).
 """
 
 from collections.abc import Mapping

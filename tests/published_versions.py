@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from serving.publishing import publish, staged_version
+from serving.versions.publishing import publish, staged_version
 
 
 def write(version: Path, content: str = "graph") -> None:

@@ -12,13 +12,13 @@ import grpc
 import pytest
 from tensorflow_serving.apis import get_model_status_pb2, model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.batching import BatchScheduler
-from serving.health import SERVICE, HealthCheckRequest, HealthCheckResponse
-from serving.loading import Loader
-from serving.metrics import ServerMetrics
-from serving.model_server import Listening, ModelServer, wait_for_first_versions
-from serving.served_models import ServedModels
-from serving.server_config import BatchingParameters, ModelConfig
+from serving.server.batching import BatchScheduler
+from serving.server.config import BatchingParameters, ModelConfig
+from serving.server.health import SERVICE, HealthCheckRequest, HealthCheckResponse
+from serving.server.loading import Loader
+from serving.server.metrics import ServerMetrics
+from serving.server.model_server import Listening, ModelServer, wait_for_first_versions
+from serving.server.served_models import ServedModels
 
 Status = get_model_status_pb2.ModelVersionStatus
 SECONDS = 60  # that a call may take on a busy machine

@@ -13,7 +13,7 @@ import tensorflow_transform.beam as tft_beam
 from tensorflow_transform.tf_metadata import dataset_metadata, schema_utils
 
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, Schema, parse_schema
-from serving.parity import RAW_SAMPLES, RECORD_SAMPLES
+from serving.export.parity import RAW_SAMPLES, RECORD_SAMPLES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 USERS = ("ann", "bob")  # rows 2 and 3

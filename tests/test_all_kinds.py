@@ -20,13 +20,13 @@ from preprocessing.schema import SPLITS, load_data_folder_schema
 from preprocessing.sources import find_files
 from preprocessing.transform import raw_feature_spec
 from preprocessing.values import single_precision
-from serving import batch
-from serving.export import publish
-from serving.predict_client import PredictClient, PredictError
+from serving.batch import command as batch
+from serving.client.predict_client import PredictClient, PredictError
+from serving.client.score_csv import score_csv
+from serving.export.exporter import publish
+from serving.export.served_model import save_served_model
 from serving.reading import reading_of
-from serving.score_csv import score_csv
-from serving.served_model import save_served_model
-from serving.server_config import ModelConfig
+from serving.server.config import ModelConfig
 from serving.signatures import parse_raw_examples
 from trainer.config import load_config
 from trainer.input import feature_spec, features_of_records

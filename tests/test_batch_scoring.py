@@ -18,10 +18,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from preprocessing.errors import EXIT_USER_ERROR
 from preprocessing.sources import blocks
-from serving import batch, batch_pipeline
-from serving.batch_inference import SavedModelHandler
-from serving.labels import set_label, set_pin
-from serving.versions import SCHEMA_ASSET
+from serving.batch import command as batch
+from serving.batch import pipeline as batch_pipeline
+from serving.batch.inference import SavedModelHandler
+from serving.versions.folders import SCHEMA_ASSET
+from serving.versions.labels import set_label, set_pin
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SCHEMA = {
@@ -252,7 +253,8 @@ KILLED_WITH_HALF_A_SHARD = """
 import os, signal, sys
 from preprocessing.environment import start_tensorflow
 start_tensorflow()
-from serving import batch, batch_output
+from serving.batch import command as batch
+from serving.batch import output as batch_output
 class Writer:
     def __init__(self, path, schema):
         self.path = path

@@ -22,10 +22,9 @@ from certificates import Authority
 from scripted_server import MODEL, Status, expected_logits
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
-from serving import client as command
-from serving import refusals
-from serving.aio_client import AsyncPredictClient
-from serving.predict_client import PredictClient, PredictError, Tls
+from serving.client import command, refusals
+from serving.client.aio_client import AsyncPredictClient
+from serving.client.predict_client import PredictClient, PredictError, Tls
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Code = grpc.StatusCode
@@ -650,7 +649,7 @@ from types import SimpleNamespace
 import numpy as np
 from preprocessing.errors import run
 from serving.reading import reading_of
-from serving.score_csv import score_csv
+from serving.client.score_csv import score_csv
 specs = {"price": SimpleNamespace(dtype=np.dtype("float32"), shape=SimpleNamespace(rank=1))}
 sys.exit(run(lambda paths: score_csv(None, Path(paths[0]), None, reading_of(specs, name="log"))))
 """

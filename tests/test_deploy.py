@@ -9,11 +9,11 @@ from dockerfiles import read_stages
 from google.protobuf import descriptor_pb2, text_format
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
-from serving import server
-from serving.metrics import ServerMetrics
-from serving.proto_messages import add_field, define
-from serving.rest import METRICS_PATH
-from serving.server_config import read_batching_parameters, read_model_config
+from serving.server import command as server
+from serving.server.config import read_batching_parameters, read_model_config
+from serving.server.metrics import ServerMetrics
+from serving.server.proto_messages import add_field, define
+from serving.server.rest import METRICS_PATH
 from serving.warmup import BATCH_SIZES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -152,7 +152,7 @@ def rules() -> list[dict]:
 def test_alerts_ask_for_metrics_that_there_are():
     metrics = ServerMetrics()
     kinds = dict(re.findall(r"^# TYPE (\S+) (\w+)$", metrics.text(), flags=re.MULTILINE))
-    source = (ROOT / "serving" / "served_models.py").read_text()  # gauges of the models
+    source = (ROOT / "serving" / "server" / "served_models.py").read_text()  # gauges of the models
     known = {*kinds, *TF_SERVING_METRICS, *re.findall(r'"(dgenctr_serving_\w+)"', source)}
     known |= {f"{name}_bucket" for name, kind in kinds.items() if kind == "histogram"}
     for rule in rules():

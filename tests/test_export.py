@@ -16,13 +16,14 @@ import tensorflow as tf
 import trainer.checkpoints
 from preprocessing.errors import EXIT_USER_ERROR, UserError
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, train_checksum
-from serving import export as exporting
-from serving import parity, warmup
-from serving.export import publish
-from serving.labels import set_pin
-from serving.parity import RAW_SAMPLES, RECORD_SAMPLES
+from serving import warmup
+from serving.export import command as export_command
+from serving.export import exporter, parity
+from serving.export.exporter import publish
+from serving.export.parity import RAW_SAMPLES, RECORD_SAMPLES
 from serving.signatures import DEFAULT_SIGNATURE, NAMED_SIGNATURE
-from serving.versions import find_versions
+from serving.versions.folders import find_versions
+from serving.versions.labels import set_pin
 from serving.warmup import read_warmup
 
 
@@ -138,24 +139,24 @@ def model_dir(data_dir, tmp_path, monkeypatch):
 
 def test_a_model_folder_is_exported(model_dir, data_dir, tmp_path, answers_without_a_process, monkeypatch, capsys):
     answers_without_a_process(probability=0.0, logit=0.0)
-    monkeypatch.setattr(exporting, "read_facts", lambda *_: None)  # the folder holds no training; see test_model_card.py
-    assert exporting.export(str(model_dir), str(data_dir), str(tmp_path / "base")) == tmp_path / "base" / "1"
+    monkeypatch.setattr(exporter, "read_facts", lambda *_: None)  # the folder holds no training; see test_model_card.py
+    assert exporter.export(str(model_dir), str(data_dir), str(tmp_path / "base")) == tmp_path / "base" / "1"
     assert f"export: published {tmp_path / 'base' / '1'}" in capsys.readouterr().out
 
 
 def test_the_command_publishes_labels_and_keeps(model_dir, data_dir, tmp_path, answers_without_a_process, monkeypatch, capsys):
     answers_without_a_process(probability=0.0, logit=0.0)
-    monkeypatch.setattr(exporting, "read_facts", lambda *_: None)
+    monkeypatch.setattr(exporter, "read_facts", lambda *_: None)
     command = ["--model_dir", str(model_dir), "--data_dir", str(data_dir), "--base_path", str(tmp_path / "base"), "--keep", "1"]
-    assert exporting.main(command) == 0
-    assert exporting.main([*command, "--label", "canary", "--json"]) == 0
+    assert export_command.main(command) == 0
+    assert export_command.main([*command, "--label", "canary", "--json"]) == 0
     out, err = capsys.readouterr()
     path = str(tmp_path / "base" / "2")
     assert json.loads(out.splitlines()[-1]) == {"version": 2, "path": path, "label": "canary", "versions": [2]}
     assert f"export: published {path} with label canary\nexport: removed versions 1\n" in err
 
     set_pin(tmp_path / "base", 2)
-    assert exporting.main(command) == 0
+    assert export_command.main(command) == 0
     assert "export: version 2 is pinned, so servers stay with it until `python -m serving.versions unpin" in capsys.readouterr().out
 
 
@@ -163,7 +164,7 @@ def test_the_command_publishes_labels_and_keeps(model_dir, data_dir, tmp_path, a
                                                     (["--label", "a b"], "label 'a b' is not a name")])  # fmt: skip
 def test_flags_that_cannot_be_followed_are_refused_before_any_work(model_dir, data_dir, tmp_path, capsys, arguments, message):
     command = ["--model_dir", str(model_dir), "--data_dir", str(data_dir), "--base_path", str(tmp_path / "base")]
-    assert exporting.main([*command, *arguments]) == EXIT_USER_ERROR
+    assert export_command.main([*command, *arguments]) == EXIT_USER_ERROR
     assert message in capsys.readouterr().err and not (tmp_path / "base").exists()
 
 
@@ -172,7 +173,7 @@ def test_a_data_folder_of_another_schema_is_refused(model_dir, data_dir, tmp_pat
     model.schema = stand_in.schema(name="other", missing=["?"])
     monkeypatch.setattr(trainer.checkpoints, "load_trained", lambda model_dir: model)
     with pytest.raises(UserError, match=f"does not belong to model folder .*: their {SCHEMA_FILE} differ in name, missing;"):
-        exporting.export(model_dir, data_dir, tmp_path / "base")
+        exporter.export(model_dir, data_dir, tmp_path / "base")
     assert not (tmp_path / "base").exists()
 
 
@@ -180,7 +181,7 @@ def test_a_data_folder_of_other_training_rows_is_refused(model_dir, data_dir, tm
     other = shutil.copytree(data_dir, tmp_path / "other")
     (other / MANIFEST_FILE).write_text(json.dumps({"splits": {"train": {"rows": 4}}}))
     with pytest.raises(UserError, match="other was not written from the rows that the model in .* was trained on"):
-        exporting.export(model_dir, other, tmp_path / "base")
+        exporter.export(model_dir, other, tmp_path / "base")
     assert not (tmp_path / "base").exists()
 
 
@@ -188,17 +189,17 @@ def test_a_model_folder_that_does_not_say_its_rows_is_refused(model_dir, data_di
     for content in ("{}", None):
         (model_dir / "environment.json").write_text(content) if content else (model_dir / "environment.json").unlink()
         with pytest.raises(UserError, match="environment.json is absent or does not say which rows"):
-            exporting.export(model_dir, data_dir, tmp_path / "base")
+            exporter.export(model_dir, data_dir, tmp_path / "base")
 
 
 def test_a_changed_field_is_named():
     trained = stand_in.schema()
     given = trained.resolve({"user": 5, "price": 4})
     with pytest.raises(UserError, match="differ in field user, field price;"):  # the offset of price moves too
-        exporting._require_same_schema(trained, given, "m", "d")
+        exporter._require_same_schema(trained, given, "m", "d")
     turned = trained.model_copy(update={"fields": trained.fields[::-1]})
     with pytest.raises(UserError, match="differ in the order of fields;"):
-        exporting._require_same_schema(trained, turned, "m", "d")
+        exporter._require_same_schema(trained, turned, "m", "d")
 
 
 @pytest.mark.parametrize(
@@ -244,12 +245,12 @@ import sys, time
 sys.path.insert(0, {tests!r})
 import serving_stand_in as stand_in
 from pathlib import Path
-from serving import export, parity
+from serving.export import exporter, parity
 def stand_still(*_):
     print("written", flush=True)
     time.sleep(600)
 parity._exported_answers = stand_still
-export.publish(stand_in.TableModel(), Path({data!r}), Path({base!r}))
+exporter.publish(stand_in.TableModel(), Path({data!r}), Path({base!r}))
 """
 
 

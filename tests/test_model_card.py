@@ -6,9 +6,9 @@ from dataclasses import asdict, replace
 import pytest
 
 from preprocessing.schema import parse_schema
-from serving.card_limits import calibration, limits
-from serving.card_text import code, split_rule, table
-from serving.model_card import MODEL_CARD_FILE, Facts, model_card, read_facts, write_model_card
+from serving.export.card_limits import calibration, limits
+from serving.export.card_text import code, split_rule, table
+from serving.export.model_card import MODEL_CARD_FILE, Facts, model_card, read_facts, write_model_card
 from trainer.checkpoints import StageCheckpoints, TrainingState, seal
 from trainer.config import load_config
 

@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from serving import batch, client, export, server, version_commands
-from serving.metrics import ServerMetrics
+from serving.batch import command as batch
+from serving.client import command as client
+from serving.export import command as export
+from serving.server import command as server
+from serving.server.metrics import ServerMetrics
+from serving.versions import command as version_commands
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
-SOURCES = [path for room in ("serving", "preprocessing") for path in sorted((ROOT / room).glob("*.py"))]
+SERVING = sorted((ROOT / "serving").rglob("*.py"))
+SOURCES = [*SERVING, *sorted((ROOT / "preprocessing").glob("*.py"))]
 ERRORS = {"UserError", "PredictError", "StatusError", "_Refused", "ValueError", "invalid", "not_found", "failed_precondition", "_assert"}
 HOLE = "\0"  # where a message has a value
 
@@ -57,7 +62,7 @@ def test_each_message_of_the_page_is_one_of_the_code(message):
     assert any(sought.search(text) for path in SOURCES for text in texts(path))
 
 
-@pytest.mark.parametrize("path", [path for path in SOURCES if path.parent.name == "serving"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", SERVING, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_error_of_the_code_is_on_the_page(path):
     known = [pattern(message) for message in messages_of_the_page()]
     assert [text for text in errors(path) if not any(one.search(text) for one in known)] == []
@@ -96,7 +101,7 @@ def test_flags_of_the_page_are_flags_of_a_command(monkeypatch):
 
 def test_metrics_of_the_page_are_the_servers():
     own = set(re.findall(r"^# TYPE (\S+)", ServerMetrics().text(), flags=re.MULTILINE))
-    own |= set(re.findall(r'"(dgenctr_serving_\w+)"', (ROOT / "serving" / "served_models.py").read_text()))
+    own |= set(re.findall(r'"(dgenctr_serving_\w+)"', (ROOT / "serving" / "server" / "served_models.py").read_text()))
     named = set(re.findall(r"`(:tensorflow:serving:[\w:]+|dgenctr_\w+|process_\w+)`", PAGE))
     assert named and named <= own
 

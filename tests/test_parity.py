@@ -10,8 +10,8 @@ import pytest
 import served_kinds
 import tensorflow as tf
 
-from serving.candidate_rows import NO_LOGIT
-from serving.served_model import save_served_model
+from serving.export.candidate_rows import NO_LOGIT
+from serving.export.served_model import save_served_model
 from serving.signatures import joinable, parse_raw_examples
 from trainer.config import load_config
 from trainer.models import build_model
@@ -113,7 +113,7 @@ def assert_equal(outputs, logits):
 
 
 def test_ten_thousand_odd_rows_in_another_process_folder_and_locale(saved, examples, logits, tmp_path):
-    """`serving.verify` compares the other signatures and lists that are filled up with `predict`, and fails if they differ."""
+    """`serving.export.verify` compares the other signatures and lists that are filled up with `predict`, and fails if they differ."""
     with tf.io.TFRecordWriter(str(tmp_path / "rows.tfrecord")) as writer:
         for row in examples:
             writer.write(row)
@@ -121,7 +121,7 @@ def test_ten_thousand_odd_rows_in_another_process_folder_and_locale(saved, examp
     elsewhere.mkdir()
     environment = {name: value for name, value in os.environ.items() if name not in ("LANG", "LANGUAGE", "PYTHONUTF8")}
     done = subprocess.run(
-        [sys.executable, "-m", "serving.verify", "--model", saved, "--examples", tmp_path / "rows.tfrecord",
+        [sys.executable, "-m", "serving.export.verify", "--model", saved, "--examples", tmp_path / "rows.tfrecord",
          "--output", "answers.npz"],
         cwd=elsewhere, env={**environment, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONPATH": str(REPOSITORY)},
         capture_output=True, text=True, check=False,

@@ -11,11 +11,11 @@ import pytest
 from published_versions import published, write
 
 from preprocessing.errors import UserError
-from serving import publishing
-from serving.checksums import CHECKSUM_FILE, damage
-from serving.labels import read_register, remove_pin, set_label, set_pin
-from serving.publishing import keep_highest, publish, remove, roll_back, staged_version
-from serving.versions import MAX_VERSION, exported_versions, find_versions
+from serving.versions import publishing
+from serving.versions.checksums import CHECKSUM_FILE, damage
+from serving.versions.folders import MAX_VERSION, exported_versions, find_versions
+from serving.versions.labels import read_register, remove_pin, set_label, set_pin
+from serving.versions.publishing import keep_highest, publish, remove, roll_back, staged_version
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS = 120
@@ -169,7 +169,7 @@ KILLED = """
 import os, shutil, signal, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from serving import publishing
+from serving.versions import publishing
 from published_versions import published, write
 base = Path({base!r})
 

@@ -5,7 +5,7 @@ import served_kinds
 
 from benchmarks import request_profile
 from preprocessing.errors import EXIT_USER_ERROR
-from serving.served_model import save_served_model
+from serving.export.served_model import save_served_model
 from serving.signatures import raw_specs
 from serving.warmup import WARMUP_FILE, write_warmup
 from trainer.config import load_config

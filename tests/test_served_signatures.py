@@ -9,9 +9,9 @@ import tensorflow as tf
 from running_server import SECONDS, running, served
 from tensorflow_serving.apis import classification_pb2, inference_pb2, regression_pb2
 
-from serving.predict_client import PredictClient
-from serving.served_model import save_served_model
-from serving.server_config import BatchingParameters
+from serving.client.predict_client import PredictClient
+from serving.export.served_model import save_served_model
+from serving.server.config import BatchingParameters
 
 CALLS = 3
 JOINED = BatchingParameters(  # a batch runs when it is full, and not before

@@ -10,10 +10,10 @@ import tiny_saved_models as tiny
 from running_server import SECONDS, copy_in, refusal, running, served
 
 from preprocessing.errors import UserError
-from serving.batching import BatchScheduler
-from serving.metrics import BatchingMetrics
-from serving.server_config import BatchingParameters
-from serving.status import StatusError
+from serving.server.batching import BatchScheduler
+from serving.server.config import BatchingParameters
+from serving.server.metrics import BatchingMetrics
+from serving.server.status import StatusError
 
 Code = grpc.StatusCode
 PATIENT = 300_000_000  # microseconds: nothing but a full batch, or a stop, ends the wait

@@ -13,8 +13,8 @@ from running_server import SECONDS, copy_in
 from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
-from serving import server as command
-from serving.ports import require_free
+from serving.server import command
+from serving.server.ports import require_free
 
 PORTS = re.compile(
     r"serving tiny version 2 on 127\.0\.0\.1:(\d+)\nserving other version 2 on .*\nREST and metrics on https://127\.0\.0\.1:\d+\n"

@@ -7,8 +7,8 @@ from certificates import Authority, key_pem
 from cryptography.hazmat.primitives import serialization
 
 from preprocessing.errors import UserError
-from serving.server_config import BatchingParameters, ModelConfig, read_batching_parameters, read_model_config
-from serving.tls import Tls
+from serving.server.config import BatchingParameters, ModelConfig, read_batching_parameters, read_model_config
+from serving.server.tls import Tls
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "serving" / "config"
 

@@ -11,9 +11,9 @@ import tiny_saved_models as tiny
 from running_server import SECONDS, copy_in, running, served
 
 from preprocessing.errors import UserError
-from serving import rest
-from serving.labels import REGISTER_FILE
-from serving.model_server import Listening, ModelServer
+from serving.server import rest
+from serving.server.model_server import Listening, ModelServer
+from serving.versions.labels import REGISTER_FILE
 
 MAX_BYTES = 2**20
 PREDICT = "/v1/models/tiny:predict"

@@ -14,7 +14,7 @@ from certificates import Authority
 from running_server import SECONDS, Status, copy_in, refusal, running, served
 from tensorflow_serving.apis import get_model_status_pb2
 
-from serving.tls import Tls
+from serving.server.tls import Tls
 
 
 @pytest.fixture(scope="module")

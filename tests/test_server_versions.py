@@ -12,16 +12,16 @@ from tensorflow_serving.apis import model_management_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog, PredictLog, RegressLog, SessionRunLog
 
 from preprocessing.errors import UserError
-from serving.checksums import write_checksums
-from serving.example_inference import REGRESS_METHOD
-from serving.labels import REGISTER_FILE
-from serving.loading import Loader
-from serving.metrics import ServerMetrics
-from serving.model_server import wait_for_first_versions
-from serving.models import REMEMBERED_VERSIONS, ServedVersions
-from serving.served_models import ServedModels
-from serving.status import StatusError
-from serving.versions import SAVED_MODEL_FILE
+from serving.server.example_inference import REGRESS_METHOD
+from serving.server.loading import Loader
+from serving.server.metrics import ServerMetrics
+from serving.server.model_server import wait_for_first_versions
+from serving.server.models import REMEMBERED_VERSIONS, ServedVersions
+from serving.server.served_models import ServedModels
+from serving.server.status import StatusError
+from serving.versions.checksums import write_checksums
+from serving.versions.folders import SAVED_MODEL_FILE
+from serving.versions.labels import REGISTER_FILE
 from serving.warmup import WARMUP_FILE
 
 Code = grpc.StatusCode

@@ -27,12 +27,12 @@ from tensorflow_serving.apis import (
 )
 
 from preprocessing.errors import EXIT_USER_ERROR
-from serving import server as server_module
-from serving.parity import RAW_SAMPLES
-from serving.predict_client import PredictClient
-from serving.served_model import save_served_model
+from serving.client.predict_client import PredictClient
+from serving.export.parity import RAW_SAMPLES
+from serving.export.served_model import save_served_model
+from serving.server import command as server_module
 from serving.signatures import raw_specs
-from serving.versions import find_versions
+from serving.versions.folders import find_versions
 from serving.warmup import write_warmup
 
 MODEL = "tiny"
@@ -281,7 +281,7 @@ def test_help_and_wrong_paths_need_no_tensorflow(module, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = {"client": ["--model", MODEL, "--input", f"{tmp_path}/none"],
                  "server": ["--model_name", MODEL, "--model_base_path", f"{tmp_path}/file"]}  # fmt: skip
-    code = f"import sys\nfrom serving.{module} import main\ncode = main({arguments[module]})\n"
+    code = f"import sys\nfrom serving.{module}.command import main\ncode = main({arguments[module]})\n"
     code += "print(code, 'tensorflow' in sys.modules)\nmain(['--help'])"
     done = subprocess.run([sys.executable, "-c", code], cwd=stand_in.REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.startswith(f"{EXIT_USER_ERROR} False\nusage: python -m serving.{module}")

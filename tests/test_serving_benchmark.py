@@ -26,9 +26,9 @@ from benchmarks.serving.rows import NUMERIC, candidates_of_one_user, columns_of,
 from benchmarks.speed.log import draw_rows, field_values
 from preprocessing.errors import UserError
 from preprocessing.transform import read_buckets
-from serving import parity
-from serving.parity import read_samples
-from serving.versions import exported_versions
+from serving.export import parity
+from serving.export.parity import read_samples
+from serving.versions.folders import exported_versions
 
 ROOT = Path(__file__).resolve().parents[1]
 VALUES = field_values(10_000)[:16]  # of fewer fields than the benchmark's, so that versions load faster

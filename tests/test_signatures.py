@@ -7,10 +7,10 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import parse_schema
-from serving import served_model, verify
-from serving.candidate_rows import NO_LOGIT
-from serving.explain import can_explain
-from serving.served_model import save_served_model
+from serving.export import served_model, verify
+from serving.export.candidate_rows import NO_LOGIT
+from serving.export.explain import can_explain
+from serving.export.served_model import save_served_model
 from serving.signature_defs import read_signature_defs
 from serving.signatures import joinable, parse_raw_examples, raw_specs
 from serving.warmup import MAX_RECORDS, WARMUP_FILE, read_warmup, write_warmup

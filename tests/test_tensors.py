@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
-from serving.tensors import to_array
+from serving.server.tensors import to_array
 
 
 def typed(dtype, shape, **values):

@@ -13,9 +13,10 @@ from published_versions import published
 from tensorflow_serving.config import model_server_config_pb2
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
-from serving.labels import read_register, remove_label, remove_pin, set_label, set_pin
-from serving.model_config import model_config
-from serving.versions import MAX_VERSION, exported_versions, find_versions, locked, main
+from serving.versions.command import main
+from serving.versions.folders import MAX_VERSION, exported_versions, find_versions, locked
+from serving.versions.labels import read_register, remove_label, remove_pin, set_label, set_pin
+from serving.versions.model_config import model_config
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

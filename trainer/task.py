@@ -144,7 +144,7 @@ def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began
         evaluate(arguments.data_dir, arguments.model_dir, arguments.split or "test", sliced_by)
     else:
         from preprocessing.schema import load_data_folder_schema
-        from serving.export import export
+        from serving.export.exporter import export
 
         name = load_data_folder_schema(arguments.data_dir).name
         base_path = Path(arguments.export_dir or Path(arguments.model_dir) / "export" / name)

@@ -16,7 +16,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 from benchmarks.serving.programs import Target
 from benchmarks.serving.swaps import SWAP_SECONDS, ServedModel
 from benchmarks.serving.worker import MAX_MESSAGE_BYTES, OK, PREDICT
-from serving.versions import SAVED_MODEL_FILE, exported_versions, highest_name
+from serving.versions.folders import SAVED_MODEL_FILE, exported_versions, highest_name
 
 CALL_SECONDS = 120
 POLL_SECONDS = 0.1

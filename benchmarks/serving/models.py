@@ -36,7 +36,7 @@ from preprocessing import errors
 from preprocessing.environment import start_tensorflow
 from preprocessing.folder import new_data_folder
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, SPECIAL_ROWS, VOCABULARIES, Schema, parse_schema
-from serving.versions import exported_versions
+from serving.versions.folders import exported_versions
 
 CLICKS, PLAIN = "clicks", "plain"
 MODELS = (CLICKS, PLAIN)
@@ -60,7 +60,7 @@ def write_data_folder(folder: Path, values: Sequence[int]) -> Schema:
     """Writes what an export needs: the transform graph with its vocabularies, and sample rows."""
     from preprocessing import transform
     from preprocessing.records import serialize_features
-    from serving.parity import RAW_SAMPLES, RECORD_SAMPLES
+    from serving.export.parity import RAW_SAMPLES, RECORD_SAMPLES
 
     schema = build_schema(values)
     with new_data_folder(folder, overwrite=False) as partial:
@@ -125,7 +125,7 @@ def is_complete(folder: Path, sizes: Sequence[int]) -> bool:
 def write_all(folder: Path, values: Sequence[int], sizes: Sequence[int]) -> None:
     """Writes what is not there yet of everything above."""
     from preprocessing.schema import load_data_folder_schema
-    from serving.export import publish
+    from serving.export.exporter import publish
 
     data, exports = folder / "data", folder / "exports"
     schema = load_data_folder_schema(data) if data.is_dir() else write_data_folder(data, values)

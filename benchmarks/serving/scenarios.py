@@ -15,7 +15,7 @@ from benchmarks.serving.programs import Target, started_server
 from benchmarks.serving.report import statuses_text
 from benchmarks.serving.requests import address
 from benchmarks.speed.report import shorten
-from serving.versions import exported_versions
+from serving.versions.folders import exported_versions
 
 BATCHING = Path(__file__).resolve().parents[2] / "serving" / "config" / "batching.config"
 STAYS = ("--poll_seconds", "1e6")  # with its version, while swaps of the other server are measured

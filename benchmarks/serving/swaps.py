@@ -13,9 +13,9 @@ from benchmarks.processes import Processes
 from benchmarks.serving.figures import before_and_during, percentile, summary
 from benchmarks.serving.programs import Clients, Target
 from preprocessing.errors import UserError
-from serving.checksums import CHECKSUM_FILE
-from serving.publishing import keep_highest, publish, staged_version
-from serving.versions import exported_versions
+from serving.versions.checksums import CHECKSUM_FILE
+from serving.versions.folders import exported_versions
+from serving.versions.publishing import keep_highest, publish, staged_version
 
 SWAP_SECONDS = 120
 POLL_SECONDS = 0.05

@@ -53,7 +53,7 @@ def client_way(options: argparse.Namespace) -> Callable[[bytes], Call]:
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 
-    from serving.predict_client import PredictClient, PredictError
+    from serving.client.predict_client import PredictClient, PredictError
     from serving.signatures import CANDIDATE_COUNT_INPUT, CANDIDATES_SIGNATURE, SHARED_FIELDS_INPUT
 
     clients = {}
@@ -100,7 +100,7 @@ def function_way(options: argparse.Namespace) -> Callable[[bytes], Call]:
 
 def session_way(options: argparse.Namespace) -> Callable[[bytes], Call]:
     """No server: runs of the SavedModel's graph as our server and TensorFlow Serving load it, from arrays to arrays."""
-    from serving.servable import Servable
+    from serving.server.servable import Servable
 
     servable = Servable("benchmark", 0, options.version, max_bytes=MAX_MESSAGE_BYTES)
 

@@ -1,0 +1,1 @@
+"""The embedded model server: TensorFlow Serving's gRPC and REST protocols for machines without its binary: `python -m serving.server`."""

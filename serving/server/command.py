@@ -1,0 +1,255 @@
+"""The embedded model server: TensorFlow Serving's gRPC and REST protocols for machines without its binary."""
+
+import argparse
+import gc
+import logging
+import queue
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from preprocessing.environment import start_tensorflow
+from preprocessing.errors import run
+from serving.server.config import (
+    MAX_CONCURRENT_CALLS,
+    MAX_REQUEST_BYTES,
+    BatchingParameters,
+    ModelConfig,
+    read_batching_parameters,
+    read_model_config,
+)
+from serving.server.ports import require_free
+from serving.server.tls import Tls
+from serving.versions.folders import require_base_path
+
+log = logging.getLogger(__name__)
+
+EPILOG = """\
+examples:
+  python -m serving.server --model_name clicks --model_base_path exports/clicks
+  python -m serving.server --model_name clicks --model_base_path exports/clicks --port 0 --rest_api_port 8501
+  python -m serving.server --model_config_file models.config --batching_parameters_file batching.config
+  curl -d '{"instances": [{"user": "u1", "price": 2.0}], "signature_name": "predict"}' 127.0.0.1:8501/v1/models/clicks:predict
+
+BASE/1, BASE/2, ... are versions; the highest one answers, unless `python -m serving.versions` pinned another. Publish one with
+  python -m trainer.task --stage=export --data_dir DATA --model_dir MODEL --export_dir BASE
+and a running server picks it up, after it has answered the version's own warm-up requests; until then, and if it fails, the
+old one answers. When every model has a live version, one line for each is printed:  serving NAME version V on HOST:PORT
+SIGTERM or Ctrl-C stops the server after the calls in progress have been answered.
+
+The ports are open to this machine only; --host 0.0.0.0 opens them to all that can reach it. Whoever can reach them may ask for
+scores and for another list of models: use --tls_client_ca, or a network that you trust.
+"""
+
+
+class StopRequest:
+    """A request to stop that a signal handler may make at any moment (an Event's lock is not re-entrant)."""
+
+    def __init__(self):
+        self._requests = queue.SimpleQueue()
+        self.made = False
+
+    def make(self, *_) -> None:
+        self._requests.put(True)
+
+    def wait(self, seconds: float | None) -> bool:
+        """Waits for at most `seconds` and returns whether the request has been made."""
+        try:
+            self.made = self.made or self._requests.get(timeout=seconds)
+        except queue.Empty:
+            pass
+        return self.made
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m serving.server", description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    _add_model_flags(parser)
+    _add_port_flags(parser)
+    parser.add_argument(
+        "--batching_parameters_file",
+        type=Path,
+        metavar="FILE",
+        help="join concurrent calls by this BatchingParameters file of TensorFlow Serving (default: no batching)",
+    )
+    parser.add_argument(
+        "--tensorflow_intra_op_parallelism", type=int, default=0, metavar="N", help="threads of one op (default: one a core)"
+    )
+    parser.add_argument(
+        "--tensorflow_inter_op_parallelism", type=int, default=0, metavar="N", help="ops at once (default: one a core)"
+    )
+    parser.add_argument(
+        "--shutdown_delay_seconds",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="after SIGTERM, fail health checks but answer on for so long, until balancers notice (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--drain_seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="then refuse new calls and wait so long for those in progress (default: %(default)s)",
+    )
+    parser.add_argument("--traceback", action="store_true", help="show the traceback of user errors too")
+    arguments = parser.parse_args(argv)
+    _check(parser, arguments)
+    return arguments
+
+
+def _add_model_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model_name", help="name by which clients ask for the model")
+    parser.add_argument("--model_base_path", type=Path, metavar="BASE", help="folder with the numeric version folders")
+    parser.add_argument(
+        "--model_config_file",
+        type=Path,
+        metavar="FILE",
+        help="instead: models, version policies and labels, as a ModelServerConfig file of TensorFlow Serving",
+    )
+    parser.add_argument(
+        "--poll_seconds", type=float, default=1.0, metavar="S", help="pause between looks for new versions (default: %(default)s)"
+    )
+
+
+def _add_port_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s; 0.0.0.0 for all)")
+    parser.add_argument("--port", type=int, default=8500, help="gRPC port, 0 for a free one (default: %(default)s)")
+    parser.add_argument(
+        "--rest_api_port",
+        type=int,
+        metavar="PORT",
+        help="port of REST and of /monitoring/prometheus/metrics, 0 for a free one (default: neither)",
+    )
+    parser.add_argument(
+        "--max_request_bytes", type=int, default=MAX_REQUEST_BYTES, metavar="N", help="refuse larger requests (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--max_concurrent_calls",
+        type=int,
+        default=MAX_CONCURRENT_CALLS,
+        metavar="N",
+        help="inference calls at once; as --grpc_max_threads of TensorFlow Serving (default: %(default)s)",
+    )
+    parser.add_argument("--tls_cert", type=Path, metavar="PEM", help="the server's certificate: both ports speak TLS")
+    parser.add_argument("--tls_key", type=Path, metavar="PEM", help="its private key, without a passphrase")
+    parser.add_argument(
+        "--tls_client_ca", type=Path, metavar="PEM", help="admit only clients with a certificate of this authority (mutual TLS)"
+    )
+
+
+def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    given = (arguments.model_name is not None, arguments.model_base_path is not None)
+    if given != ((False, False) if arguments.model_config_file else (True, True)):
+        parser.error("give --model_name and --model_base_path, or --model_config_file instead")
+    for flag in ("port", "rest_api_port"):
+        if not 0 <= (getattr(arguments, flag) or 0) <= 65535:
+            parser.error(f"--{flag} must be 0 to 65535, received {getattr(arguments, flag)}")
+    if arguments.poll_seconds <= 0:
+        parser.error(f"--poll_seconds must be above 0, received {arguments.poll_seconds}")
+    for flag in ("shutdown_delay_seconds", "drain_seconds", "tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism"):
+        if getattr(arguments, flag) < 0:
+            parser.error(f"--{flag} must be at least 0, received {getattr(arguments, flag)}")
+    for flag, highest in (("max_request_bytes", 2**31 - 1), ("max_concurrent_calls", 10_000)):
+        if not 1 <= getattr(arguments, flag) <= highest:
+            parser.error(f"--{flag} must be 1 to {highest}, received {getattr(arguments, flag)}")
+    if (arguments.tls_cert is None) != (arguments.tls_key is None) or (arguments.tls_client_ca and not arguments.tls_cert):
+        parser.error("--tls_cert and --tls_key belong together, and --tls_client_ca needs both")
+
+
+def _configs(arguments: argparse.Namespace) -> list[ModelConfig]:
+    if arguments.model_config_file:
+        configs = read_model_config(arguments.model_config_file)
+    else:
+        configs = [ModelConfig(arguments.model_name, arguments.model_base_path)]
+    for config in configs:
+        require_base_path(config.base_path)
+    return configs
+
+
+def _tls(arguments: argparse.Namespace) -> Tls | None:
+    if not arguments.tls_cert:
+        return None
+    tls = Tls(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)
+    tls.ssl_context()  # says what is wrong before anything is loaded
+    return tls
+
+
+def _main(argv: Sequence[str]) -> None:
+    arguments = _parse(argv)
+    configs, tls = _configs(arguments), _tls(arguments)
+    batching = read_batching_parameters(arguments.batching_parameters_file) if arguments.batching_parameters_file else None
+    require_free(arguments.host, arguments.port, "--port")
+    if arguments.rest_api_port is not None:
+        require_free(arguments.host, arguments.rest_api_port, "--rest_api_port")
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    stop = StopRequest()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop.make)
+    # TensorFlow takes seconds to import: only after everything that can be checked without it.
+    start_tensorflow()
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    gc.freeze()  # what the imports made stays; the collection after a swap need not look at it
+    _serve(arguments, configs, tls, batching, stop)
+
+
+def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Tls | None, batching: BatchingParameters | None,
+           stop: StopRequest) -> None:  # fmt: skip
+    from tensorflow.core.protobuf import config_pb2
+
+    from serving.server.batching import BatchScheduler
+    from serving.server.loading import Loader
+    from serving.server.metrics import ServerMetrics
+    from serving.server.model_server import Listening, ModelServer, wait_for_first_versions
+    from serving.server.served_models import ServedModels
+
+    metrics = ServerMetrics()
+    scheduler = BatchScheduler(batching, metrics.batching) if batching else None
+    session_config = config_pb2.ConfigProto(
+        intra_op_parallelism_threads=arguments.tensorflow_intra_op_parallelism,
+        inter_op_parallelism_threads=arguments.tensorflow_inter_op_parallelism,
+    )
+    loader = Loader(arguments.max_request_bytes, scheduler.batched if scheduler else None, session_config)
+    models = ServedModels(configs, loader, metrics)
+    try:
+        if not wait_for_first_versions(models, configs, lambda: stop.wait(arguments.poll_seconds)):
+            return
+        listening = Listening(
+            host=arguments.host, port=arguments.port, rest_port=arguments.rest_api_port, tls=tls,
+            max_request_bytes=arguments.max_request_bytes, max_concurrent_calls=arguments.max_concurrent_calls,
+        )  # fmt: skip
+        server = ModelServer(models, metrics, listening)
+        _say_ready(server, models, listening)
+        server.poll_every(arguments.poll_seconds)
+        stop.wait(None)
+        _stop(server, arguments.shutdown_delay_seconds, arguments.drain_seconds)
+    finally:
+        if scheduler:
+            scheduler.stop()
+
+
+def _say_ready(server, models, listening) -> None:
+    for name, model in models.models.items():
+        print(f"serving {name} version {model.live_version} on {listening.host}:{server.port}", flush=True)
+    if server.rest_port is not None:
+        scheme = "https" if listening.tls else "http"
+        print(f"REST and metrics on {scheme}://{listening.host}:{server.rest_port}", flush=True)
+
+
+def _stop(server, delay_seconds: float, drain_seconds: float) -> None:
+    server.announce_stop()
+    if delay_seconds:
+        log.info("stopping in %g s: calls are answered, health checks say NOT_SERVING", delay_seconds)
+        time.sleep(delay_seconds)
+    log.info("stopping: new calls are refused, those in progress have %g s", drain_seconds)
+    server.stop(drain_seconds)
+    log.info("stopped")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(_main, argv)

@@ -1,0 +1,1 @@
+"""Versions under a model base path: publishing, labels, the pin, rolling back: `python -m serving.versions`."""
