@@ -1,5 +1,6 @@
 """What a server loads and when: swaps, failures, policies, labels and pins, reloads, and what is given back."""
 
+import re
 import shutil
 import weakref
 
@@ -12,10 +13,12 @@ from tensorflow_serving.apis import model_management_pb2
 from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLog, PredictLog, RegressLog, SessionRunLog
 
 from preprocessing.errors import UserError
+from serving.server.command import say_ready
 from serving.server.example_inference import REGRESS_METHOD
+from serving.server.health import SERVING
 from serving.server.loading import Loader
 from serving.server.metrics import ServerMetrics
-from serving.server.model_server import wait_for_first_versions
+from serving.server.model_server import Listening, wait_for_first_versions
 from serving.server.models import REMEMBERED_VERSIONS, ServedVersions
 from serving.server.served_models import ServedModels
 from serving.server.status import StatusError
@@ -327,6 +330,45 @@ def test_a_server_does_not_start_on_a_version_that_does_not_load(tmp_path):
         UserError, match=r"model tiny version 4 failed to load \(NOT_FOUND\): .* has no saved_model.pb; mend that, or serve .* rollback "
     ):
         wait_for_first_versions(models_of(*configs), configs, lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("register_text", "config"), [('{"labels": {"stable": 2}}', {}), ('{"labels": {"stable": 2}, "pin": 3}', {}), ("{}", {"latest": 2, "by_operator": False})]
+)
+def test_a_server_starts_on_what_loads_and_says_what_does_not(base_path, register_text, config, caplog, capsys):
+    register(base_path, register_text)
+    _remove_graph(base_path / "3")
+    with running(served(base_path, **config)) as asked:
+        assert asked.prediction.Predict(tiny.predict_request(), timeout=SECONDS).model_spec.version.value == 2
+        assert asked.health("tiny") == asked.health() == SERVING
+        states = {entry["version"]: (entry["state"], entry["status"]["error_code"]) for entry in
+                  asked.get("/v1/models/tiny")[1]["model_version_status"]}  # fmt: skip
+        assert states == {"2": ("AVAILABLE", "OK"), "3": ("END", "NOT_FOUND")}
+        metrics = asked.get("/monitoring/prometheus/metrics")[1]
+        assert 'dgenctr_serving_live_version{model_name="tiny"} 2\n' in metrics
+        assert 'dgenctr_serving_failed_version{model_name="tiny"} 3\n' in metrics
+        say_ready(asked.server, asked.models, Listening())
+    assert re.match(
+        r"serving tiny version 2 on 127\.0\.0\.1:\d+ \(NOT version 3, which failed to load: NOT_FOUND: .* has no saved_model.pb\)\n",
+        capsys.readouterr().out,
+    )
+    assert re.search("tiny version 3 failed to load: NOT_FOUND: .*; version 2 answers calls that name no version", caplog.text)
+
+
+def test_a_failed_version_is_named_only_while_it_should_answer(saved, base_path):
+    _remove_graph(base_path / "3")
+    register(base_path, '{"labels": {"stable": 2}}')
+    versions = polled(base_path)
+    assert versions.failed_above_live()[0] == 3
+    register(base_path, '{"pin": 2}')
+    versions.poll()
+    assert versions.failed_above_live() is None, "a pin says that 2 answers"
+    register(base_path, "{}")
+    versions.poll()
+    assert versions.failed_above_live()[0] == 3
+    copy_in(saved, base_path, 4)
+    versions.poll()
+    assert (versions.live_version, versions.failed_above_live()) == (4, None)
 
 
 def test_a_server_does_not_start_on_a_label_of_no_version(base_path):

@@ -175,7 +175,7 @@ def test_the_list_says_what_each_version_is_for(base, said):
     set_label(base, "old", 1)
     code, out, _ = said("list", base)
     lines = [line.split("MB")[1].strip() for line in out.splitlines()]
-    assert (code, lines) == (0, ["answers requests, copy of 3", "no saved_model.pb: not exported here", "canary", "", "old, stable"])
+    assert (code, lines) == (0, ["to answer requests, copy of 3", "no saved_model.pb: not exported here", "canary", "", "old, stable"])
 
     subprocess.run(["rm", "-r", base / "1"], check=True)
     _, out, _ = said("list", base)

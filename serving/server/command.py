@@ -37,6 +37,7 @@ BASE/1, BASE/2, ... are versions; the highest one answers, unless `python -m ser
   python -m trainer.task --stage=export --data_dir DATA --model_dir MODEL --export_dir BASE
 and a running server picks it up, after it has answered the version's own warm-up requests; until then, and if it fails, the
 old one answers. When every model has a live version, one line for each is printed:  serving NAME version V on HOST:PORT
+If V is not the version that should answer, because that one failed to load, the line goes on to say so and why.
 SIGTERM or Ctrl-C stops the server after the calls in progress have been answered.
 
 The ports are open to this machine only; --host 0.0.0.0 opens them to all that can reach it. Whoever can reach them may ask for
@@ -224,7 +225,7 @@ def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Tls |
             max_request_bytes=arguments.max_request_bytes, max_concurrent_calls=arguments.max_concurrent_calls,
         )  # fmt: skip
         server = ModelServer(models, metrics, listening)
-        _say_ready(server, models, listening)
+        say_ready(server, models, listening)
         server.poll_every(arguments.poll_seconds)
         stop.wait(None)
         _stop(server, arguments.shutdown_delay_seconds, arguments.drain_seconds)
@@ -233,12 +234,21 @@ def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Tls |
             scheduler.stop()
 
 
-def _say_ready(server, models, listening) -> None:
+def say_ready(server, models, listening) -> None:
+    """Prints which version of each model answers where, and which should but failed to load."""
     for name, model in models.models.items():
-        print(f"serving {name} version {model.live_version} on {listening.host}:{server.port}", flush=True)
+        print(f"serving {name} version {model.live_version} on {listening.host}:{server.port}{_though_failed(model)}", flush=True)
     if server.rest_port is not None:
         scheme = "https" if listening.tls else "http"
         print(f"REST and metrics on {scheme}://{listening.host}:{server.rest_port}", flush=True)
+
+
+def _though_failed(model) -> str:
+    failure = model.failed_above_live()
+    if failure is None:
+        return ""
+    version, error = failure
+    return f" (NOT version {version}, which failed to load: {error.code.name}: {' '.join(str(error).split())})"
 
 
 def _stop(server, delay_seconds: float, drain_seconds: float) -> None:

@@ -9,7 +9,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -67,6 +67,7 @@ class ServedVersions:
         self._lock = threading.Lock()  # guards the statuses
         self._statuses: dict[int, VersionStatus] = {}
         self._live = _Live(labels=dict(config.labels))
+        self._to_serve: set[int] = set()
         self._register = Register()
         self._complaint = ""
 
@@ -85,7 +86,7 @@ class ServedVersions:
         if folders is None:
             return
         self._forget_failures_of_gone(folders)
-        wanted = self._wanted(folders)
+        self._to_serve = wanted = self._wanted(folders)
         for version in sorted(wanted - self._live.versions.keys()):
             if not self._has_failed(version):
                 self._load(version, folders[version])
@@ -104,10 +105,19 @@ class ServedVersions:
     def unload_all(self) -> None:
         self._unload(self._live.versions.keys())
 
-    def failure(self) -> tuple[int, StatusError] | None:
-        """The highest version that failed to load, and why; None if none did."""
-        failures = {version: status.error for version, status in self.statuses().items() if status.error}
+    def failure(self, among: Collection[int] | None = None) -> tuple[int, StatusError] | None:
+        """The highest version (of all, or of some) that failed to load, and why; None if none did."""
+        failures = {
+            version: status.error
+            for version, status in self.statuses().items()
+            if status.error and (among is None or version in among)
+        }
         return max(failures.items(), key=lambda item: item[0], default=None)
+
+    def failed_above_live(self) -> tuple[int, StatusError] | None:
+        """The version that should answer calls which name none, but failed to load, and why, while a lower one answers them."""
+        failure, live = self.failure(self._to_serve), self.live_version
+        return failure if failure and live is not None and failure[0] > live else None
 
     def servable(self, spec: model_pb2.ModelSpec) -> Servable:
         """The version that a request asks for.
@@ -197,7 +207,9 @@ class ServedVersions:
         log.info("%s version %d is live after %.1f s", name, version, seconds)
 
     def _fail(self, version: int, error: StatusError) -> None:
-        log.error("%s version %d failed to load: %s: %s", self.config.name, version, error.code.name, error)
+        live = self.live_version
+        answering = "no version answers" if live is None else f"version {live} answers calls that name no version"
+        log.error("%s version %d failed to load: %s: %s; %s", self.config.name, version, error.code.name, error, answering)
         self._metrics.load_failures.add(self.config.name)
         self._set(version, VersionStatus(State.END, error))
 

@@ -33,6 +33,10 @@ class ServedModels:
             "dgenctr_serving_live_version", "The version that answers calls which name none.", ("model_name",), self._latest
         )
         metrics.gauge("dgenctr_serving_live_versions", "How many versions are loaded.", ("model_name",), self._counts)
+        metrics.gauge(
+            "dgenctr_serving_failed_version", "The version that should answer and failed to load, while a lower one answers.",
+            ("model_name",), self._failed,
+        )  # fmt: skip
 
     def _latest(self) -> dict[tuple[str], int]:
         latest = {(name,): model.live_version for name, model in self._models.items()}
@@ -40,6 +44,10 @@ class ServedModels:
 
     def _counts(self) -> dict[tuple[str], int]:
         return {(name,): len(model.live_versions) for name, model in self._models.items()}
+
+    def _failed(self) -> dict[tuple[str], int]:
+        failures = {(name,): model.failed_above_live() for name, model in self._models.items()}
+        return {labels: failure[0] for labels, failure in failures.items() if failure}
 
     def _new(self, config: ModelConfig) -> ServedVersions:
         return ServedVersions(config, self._loader, self._metrics)

@@ -61,7 +61,7 @@ def _list(arguments: argparse.Namespace) -> tuple[dict, str]:
 
 
 def _line(version: dict) -> str:
-    marks = ["answers requests"] * version["serves"] + ["pinned"] * version["pinned"] + version["labels"]
+    marks = ["to answer requests"] * version["serves"] + ["pinned"] * version["pinned"] + version["labels"]
     marks += [f"copy of {version['copy_of']}"] if version["copy_of"] is not None else []
     marks += [] if version["has_saved_model"] else ["no saved_model.pb: not exported here"]
     published = version["published"].replace("T", " ").removesuffix("+00:00")
@@ -145,8 +145,9 @@ def _parser() -> argparse.ArgumentParser:
         return one
 
     command("list", _list, "show the versions, highest first",
-            "Says which one answers requests without a label, which have labels or the pin, which are copies that a roll-back made, "
-            "and what labels and pin name that is gone. It only reads.")  # fmt: skip
+            "Says which one servers are asked to answer requests without a label from, which have labels or the pin, which are "
+            "copies that a roll-back made, and what labels and pin name that is gone. Whether a server has loaded them, it says "
+            "itself: by its log, GetModelStatus and /v1/models/NAME. It only reads.")  # fmt: skip
     one = command("rollback", _roll_back, "publish an earlier version again, as the highest",
                   "Its files are linked under a new number after their checksums have been verified, so every server that polls the "
                   "folder swaps to it by itself, and the version that went wrong stays there to be examined. Labels of that version "
