@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives import serialization
 
 from preprocessing.errors import UserError
 from serving.server.config import BatchingParameters, ModelConfig, read_batching_parameters, read_model_config
-from serving.server.tls import Tls
+from serving.server.tls import Certificates, ServerTls
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "serving" / "config"
 
@@ -110,22 +110,22 @@ def test_the_templates_of_this_repository_are_valid():
 def test_wrong_tls_files_are_told(tmp_path):
     authority = Authority(tmp_path)
     (certificate, key), (_, other) = authority.sign("server"), authority.sign("other")
-    assert Tls(certificate, key, authority.certificate).ssl_context()
+    assert ServerTls(certificate, key, authority.certificate).ssl_context()
     for tls, message in (
-        (Tls(tmp_path / "none.pem", key), "the TLS file .*/none.pem does not exist: give PEM files"),
-        (Tls(certificate, key, tmp_path / "no_ca.pem"), "the TLS file .*/no_ca.pem does not exist"),
-        (Tls(certificate, other), "cannot be used .* --tls_key being the private key of --tls_cert"),
-        (Tls(key, key), "cannot be used"),
-        (Tls(certificate, key, key), "cannot be used"),
+        (ServerTls(tmp_path / "none.pem", key), "the TLS file .*/none.pem does not exist: give PEM files"),
+        (ServerTls(certificate, key, tmp_path / "no_ca.pem"), "the TLS file .*/no_ca.pem does not exist"),
+        (ServerTls(certificate, other), "cannot be used .* --tls_key being the private key of --tls_cert"),
+        (ServerTls(key, key), "cannot be used"),
+        (ServerTls(certificate, key, key), "cannot be used"),
     ):
         with pytest.raises(UserError, match=message):
             tls.ssl_context()
         with pytest.raises(UserError, match=message):
-            tls.credentials()
+            Certificates(tls)
 
 
 def test_a_key_with_a_passphrase_is_told(tmp_path):
     certificate, key = Authority(tmp_path).sign("server")
     key.write_bytes(key_pem(serialization.load_pem_private_key(key.read_bytes(), None), b"secret"))
     with pytest.raises(UserError, match="the key is encrypted.*without a passphrase"):
-        Tls(certificate, key).ssl_context()
+        ServerTls(certificate, key).ssl_context()

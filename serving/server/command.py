@@ -21,7 +21,7 @@ from serving.server.config import (
     read_model_config,
 )
 from serving.server.ports import require_free
-from serving.server.tls import Tls
+from serving.server.tls import ServerTls
 from serving.versions.folders import require_base_path
 
 log = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ def _add_port_flags(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="inference calls at once; as --grpc_max_threads of TensorFlow Serving (default: %(default)s)",
     )
-    parser.add_argument("--tls_cert", type=Path, metavar="PEM", help="the server's certificate: both ports speak TLS")
+    parser.add_argument("--tls_cert", type=Path, metavar="PEM", help="the server's certificate: both ports speak TLS; read again when it is renewed")
     parser.add_argument("--tls_key", type=Path, metavar="PEM", help="its private key, without a passphrase")
     parser.add_argument(
         "--tls_client_ca", type=Path, metavar="PEM", help="admit only clients with a certificate of this authority (mutual TLS)"
@@ -172,10 +172,10 @@ def _configs(arguments: argparse.Namespace) -> list[ModelConfig]:
     return configs
 
 
-def _tls(arguments: argparse.Namespace) -> Tls | None:
+def _tls(arguments: argparse.Namespace) -> ServerTls | None:
     if not arguments.tls_cert:
         return None
-    tls = Tls(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)
+    tls = ServerTls(arguments.tls_cert, arguments.tls_key, arguments.tls_client_ca)
     tls.ssl_context()  # says what is wrong before anything is loaded
     return tls
 
@@ -199,7 +199,7 @@ def _main(argv: Sequence[str]) -> None:
     _serve(arguments, configs, tls, batching, stop)
 
 
-def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Tls | None, batching: BatchingParameters | None,
+def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: ServerTls | None, batching: BatchingParameters | None,
            stop: StopRequest) -> None:  # fmt: skip
     from tensorflow.core.protobuf import config_pb2
 

@@ -19,7 +19,7 @@ from serving.server.rest import RestServer
 from serving.server.served_models import ServedModels
 from serving.server.services import ModelService, PredictionService
 from serving.server.status import StatusError
-from serving.server.tls import Tls
+from serving.server.tls import Certificates, ServerTls
 
 MAX_RESPONSE_BYTES = 2**31 - 1
 OTHER_THREADS = MAX_WATCHERS + 4  # for refusals, health, metadata and status, while all places for inference are taken
@@ -43,7 +43,7 @@ class Listening:
     host: str = "127.0.0.1"
     port: int = 8500
     rest_port: int | None = None
-    tls: Tls | None = None
+    tls: ServerTls | None = None
     max_request_bytes: int = MAX_REQUEST_BYTES
     max_concurrent_calls: int = MAX_CONCURRENT_CALLS
 
@@ -65,8 +65,9 @@ class ModelServer:
         self._models = models
         self._polling: threading.Thread | None = None
         self._stopping = threading.Event()
-        self._grpc, self.port = _grpc_server(handlers, self._health, listening)
-        self._rest = _rest_server(handlers, metrics, listening) if listening.rest_port is not None else None
+        certificates = Certificates(listening.tls) if listening.tls else None
+        self._grpc, self.port = _grpc_server(handlers, self._health, listening, certificates)
+        self._rest = _rest_server(handlers, metrics, listening, certificates) if listening.rest_port is not None else None
         self.rest_port = self._rest.port if self._rest else None
         self._grpc.start()
         if self._rest:
@@ -138,7 +139,9 @@ def _tell_who_waits(models: ServedModels) -> None:
             log.warning("%s %s; waiting for a version to be published there", base_path, lack)
 
 
-def _grpc_server(handlers: Handlers, health: Health, listening: Listening) -> tuple[grpc.Server, int]:
+def _grpc_server(
+    handlers: Handlers, health: Health, listening: Listening, certificates: Certificates | None
+) -> tuple[grpc.Server, int]:
     options = [
         ("grpc.max_receive_message_length", listening.max_request_bytes),
         ("grpc.max_send_message_length", MAX_RESPONSE_BYTES),
@@ -149,7 +152,7 @@ def _grpc_server(handlers: Handlers, health: Health, listening: Listening) -> tu
     prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(handlers), server)
     model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(handlers), server)
     health.add_to(server)
-    credentials = listening.tls.credentials() if listening.tls else None
+    credentials = certificates.grpc_credentials() if certificates else None
     address = f"{bracketed(listening.host)}:{listening.port}"
     try:
         port = server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
@@ -158,8 +161,10 @@ def _grpc_server(handlers: Handlers, health: Health, listening: Listening) -> tu
     return server, port
 
 
-def _rest_server(handlers: Handlers, metrics: ServerMetrics, listening: Listening) -> RestServer:
-    tls = listening.tls.ssl_context() if listening.tls else None
+def _rest_server(
+    handlers: Handlers, metrics: ServerMetrics, listening: Listening, certificates: Certificates | None
+) -> RestServer:
+    tls = certificates.ssl_context if certificates else None
     try:
         return RestServer((listening.host, listening.rest_port), handlers, metrics, listening.max_request_bytes, tls)
     except OSError as error:

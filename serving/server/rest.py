@@ -16,6 +16,7 @@ import ssl
 import sys
 import threading
 import urllib.parse
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -72,7 +73,7 @@ class RestServer(ThreadingHTTPServer):
       handlers: what answers.
       metrics: what GET on the metrics' path shows.
       max_request_bytes: larger bodies are refused unread.
-      tls: None for plain HTTP.
+      tls: asked for each connection; None for plain HTTP.
 
     Raises:
       OSError: the port cannot be had.
@@ -83,7 +84,7 @@ class RestServer(ThreadingHTTPServer):
     request_queue_size = 128
 
     def __init__(self, address: tuple[str, int], handlers: Handlers, metrics: ServerMetrics, max_request_bytes: int,
-                 tls: ssl.SSLContext | None = None):  # fmt: skip
+                 tls: Callable[[], ssl.SSLContext] | None = None):  # fmt: skip
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Request)
         self.handlers = handlers
@@ -140,7 +141,7 @@ class RestServer(ThreadingHTTPServer):
         request.settimeout(IDLE_SECONDS)
         if not self._tls:
             return super().finish_request(request, client_address)
-        with self._tls.wrap_socket(request, server_side=True) as secured:
+        with self._tls().wrap_socket(request, server_side=True) as secured:
             return super().finish_request(secured, client_address)
 
     def handle_error(self, request, client_address):
