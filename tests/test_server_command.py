@@ -38,7 +38,8 @@ def arguments(tmp_path):
     return command._parse([
         "--model_config_file", f"{tmp_path}/models.config", "--batching_parameters_file", f"{tmp_path}/batching.config",
         "--port", "0", "--rest_api_port", "0", "--tls_cert", str(certificate), "--tls_key", str(key),
-        "--tls_client_ca", f"{tmp_path}/authority.pem", "--poll_seconds", "0.1", "--shutdown_delay_seconds", "0.1",
+        "--tls_client_ca", f"{tmp_path}/authority.pem", "--poll_seconds", "0.1",
+        "--model_config_file_poll_wait_seconds", "0.1", "--shutdown_delay_seconds", "0.1",
         "--tensorflow_intra_op_parallelism", "1", "--tensorflow_inter_op_parallelism", "1",
     ])  # fmt: skip
 
@@ -46,6 +47,25 @@ def arguments(tmp_path):
 def serve(arguments, stop):
     batching = command.read_batching_parameters(arguments.batching_parameters_file)
     command._serve(arguments, command._configs(arguments), command._tls(arguments), batching, stop)
+
+
+def answer_in_time(stub, request):
+    """The answer of a model that the server has still to notice."""
+    give_up = time.monotonic() + SECONDS
+    while True:
+        try:
+            return stub.Predict(request, timeout=SECONDS)
+        except grpc.RpcError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.05)
+
+
+def test_a_configuration_file_that_is_not_there_cannot_be_looked_at(tmp_path, capsys):
+    flags = ["--model_name", "tiny", "--model_base_path", str(tmp_path), "--model_config_file_poll_wait_seconds", "30"]
+    with pytest.raises(SystemExit):
+        command._parse(flags)
+    assert "--model_config_file_poll_wait_seconds needs a --model_config_file" in capsys.readouterr().err
 
 
 def test_all_files_and_flags_work_together(arguments, tmp_path, capsys):
@@ -66,6 +86,9 @@ def test_all_files_and_flags_work_together(arguments, tmp_path, capsys):
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
             for spec, version in (({"label": "stable"}, 1), ({}, 2), ({"model": "other"}, 2)):
                 assert stub.Predict(tiny.predict_request(**spec), timeout=SECONDS).model_spec.version.value == version
+            models = (tmp_path / "models.config").read_text()
+            (tmp_path / "models.config").write_text(models.replace('"other"', '"renamed"'))
+            assert answer_in_time(stub, tiny.predict_request(model="renamed")).model_spec.version.value == 2
             with pytest.raises(grpc.RpcError, match="Task size 5 is larger than maximum input batch size 4"):
                 stub.Predict(tiny.predict_request([1.0] * 5), timeout=SECONDS)
     finally:

@@ -1,5 +1,6 @@
 """What a server loads and when: swaps, failures, policies, labels and pins, reloads, and what is given back."""
 
+import logging
 import re
 import shutil
 import weakref
@@ -14,6 +15,8 @@ from tensorflow_serving.apis.prediction_log_pb2 import ClassifyLog, PredictionLo
 
 from preprocessing.errors import UserError
 from serving.server.command import say_ready
+from serving.server.config import read_model_config
+from serving.server.config_file import ModelConfigFile
 from serving.server.example_inference import REGRESS_METHOD
 from serving.server.health import SERVING
 from serving.server.loading import Loader
@@ -461,6 +464,80 @@ def test_a_reload_that_cannot_be_changes_nothing(server, base_path, models_of, c
     assert received == code and message in details
     assert server.prediction.Predict(tiny.predict_request(), timeout=SECONDS).model_spec.version.value == 3
     assert list(server.models.models) == ["tiny"]
+
+
+# The configuration file of a running server.
+
+
+@pytest.fixture
+def followed(base_path):
+    """Writes the configuration file and has the server look at it; the models by name."""
+    path = base_path.with_name("models.config")
+
+    def configured(*blocks):
+        path.write_text(f"model_config_list {{ {' '.join(f'config {{ {block} }}' for block in blocks)} }}")
+
+    configured(block(base_path))
+    configs = read_model_config(path)
+    models = models_of(*configs)
+    assert wait_for_first_versions(models, configs, lambda: True)
+    file = ModelConfigFile(path, configs, models)
+
+    def follow(*blocks, text=None):
+        configured(*blocks) if text is None else path.write_text(text)
+        file.look()
+        return models.models
+
+    return follow
+
+
+def block(base_path, name="tiny", specific=(), labels=()):
+    policy = f"model_version_policy {{ specific {{ versions: {list(specific)} }} }}" if specific else ""
+    named = " ".join(f'version_labels {{ key: "{label}" value: {version} }}' for label, version in labels)
+    return f'name: "{name}" base_path: "{base_path}" {policy} {named}'
+
+
+def test_a_changed_configuration_file_is_followed(followed, base_path, saved, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "serving.server")
+    other = tmp_path / "elsewhere" / "deeper"
+    other.mkdir(parents=True)
+    copy_in(saved, other, 8)
+    before = followed(block(base_path))["tiny"]
+    assert before.live_versions == [3] and "has changed" not in caplog.text
+    models = followed(block(base_path, specific=[1, 2], labels=[("stable", 1)]), block(other, "second"))
+    assert {name: model.live_versions for name, model in models.items()} == {"tiny": [1, 2], "second": [8]}
+    assert models["tiny"] is before and before.servable(asked(label="stable")).version == 1
+    assert "models.config has changed; now serving tiny, second" in caplog.text
+    assert list(followed(block(other, "second"))) == ["second"] and before.live_versions == []
+
+
+@pytest.mark.parametrize(
+    ("blocks_of", "text", "reason"),
+    [
+        (None, "model_config_list { config { name: ", "is not a model config file of TensorFlow Serving"),
+        (None, "", "has no model: expected model_config_list"),
+        (lambda base: [block(base, specific=[1, 2], labels=[("stable", 9)])], None, "assign label to version 9 of model tiny, which is not"),
+        (lambda base: [block(base, specific=[1, 2], labels=[("old", 3)])], None, "assign label to version 3 of model tiny, which is not"),
+        (lambda base: [block(base, specific=[1]), block(base / "none", "new")], None, "model new has no version under"),
+        (lambda base: [block(base, specific=[1]), block(base / "3", "new")], None, "is a version itself"),
+    ],
+)  # fmt: skip
+def test_a_configuration_file_that_cannot_be_served_changes_nothing(followed, base_path, blocks_of, text, reason, caplog):
+    blocks = blocks_of(base_path) if blocks_of else ()
+    for _ in range(2):
+        models = followed(*blocks, text=text)
+    assert {name: model.live_versions for name, model in models.items()} == {"tiny": [3]}
+    complaints = [record.getMessage() for record in caplog.records if "is not followed, the models stay" in record.getMessage()]
+    assert len(complaints) == 1 and reason in complaints[0]
+    assert followed(block(base_path, specific=[2]))["tiny"].live_versions == [2], "the next change is followed"
+
+
+def test_a_configuration_file_is_followed_as_soon_as_what_it_names_is_there(followed, base_path, saved):
+    blocks = block(base_path), block(base_path.with_name("later"), "later")
+    assert list(followed(*blocks)) == ["tiny"]
+    base_path.with_name("later").mkdir()
+    copy_in(saved, base_path.with_name("later"), 1)
+    assert list(followed(*blocks)) == ["tiny", "later"]
 
 
 def test_several_models_are_served_side_by_side(base_path):

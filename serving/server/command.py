@@ -113,6 +113,11 @@ def _add_model_flags(parser: argparse.ArgumentParser) -> None:
         help="instead: models, version policies and labels, as a ModelServerConfig file of TensorFlow Serving",
     )
     parser.add_argument(
+        "--model_config_file_poll_wait_seconds", type=float, default=0.0, metavar="S",
+        help="pause between looks at --model_config_file: what it says after a change is served, without a restart, and what cannot "
+             "be served is logged and changes nothing (default: 0, read once)",
+    )  # fmt: skip
+    parser.add_argument(
         "--poll_seconds", type=float, default=1.0, metavar="S", help="pause between looks for new versions (default: %(default)s)"
     )
 
@@ -152,7 +157,10 @@ def _check(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> No
             parser.error(f"--{flag} must be 0 to 65535, received {getattr(arguments, flag)}")
     if arguments.poll_seconds <= 0:
         parser.error(f"--poll_seconds must be above 0, received {arguments.poll_seconds}")
-    for flag in ("shutdown_delay_seconds", "drain_seconds", "tensorflow_intra_op_parallelism", "tensorflow_inter_op_parallelism"):
+    if arguments.model_config_file_poll_wait_seconds and not arguments.model_config_file:
+        parser.error("--model_config_file_poll_wait_seconds needs a --model_config_file to look at")
+    for flag in ("model_config_file_poll_wait_seconds", "shutdown_delay_seconds", "drain_seconds", "tensorflow_intra_op_parallelism",
+                 "tensorflow_inter_op_parallelism"):  # fmt: skip
         if getattr(arguments, flag) < 0:
             parser.error(f"--{flag} must be at least 0, received {getattr(arguments, flag)}")
     for flag, highest in (("max_request_bytes", 2**31 - 1), ("max_concurrent_calls", 10_000)):
@@ -204,6 +212,7 @@ def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Serve
     from tensorflow.core.protobuf import config_pb2
 
     from serving.server.batching import BatchScheduler
+    from serving.server.config_file import ModelConfigFile
     from serving.server.loading import Loader
     from serving.server.metrics import ServerMetrics
     from serving.server.model_server import Listening, ModelServer, wait_for_first_versions
@@ -226,7 +235,10 @@ def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Serve
         )  # fmt: skip
         server = ModelServer(models, metrics, listening)
         say_ready(server, models, listening)
-        server.poll_every(arguments.poll_seconds)
+        server.every(arguments.poll_seconds, models.poll, "looking for new versions")
+        if arguments.model_config_file_poll_wait_seconds:
+            file = ModelConfigFile(arguments.model_config_file, configs, models)
+            server.every(arguments.model_config_file_poll_wait_seconds, file.look, "looking at --model_config_file")
         stop.wait(None)
         _stop(server, arguments.shutdown_delay_seconds, arguments.drain_seconds)
     finally:

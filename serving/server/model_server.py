@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent import futures
 from dataclasses import dataclass
 
@@ -62,8 +62,7 @@ class ModelServer:
     def __init__(self, models: ServedModels, metrics: ServerMetrics, listening: Listening):
         handlers = Handlers(models, metrics, listening.max_concurrent_calls)
         self._health = Health(lambda: models.models)
-        self._models = models
-        self._polling: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
         self._stopping = threading.Event()
         certificates = Certificates(listening.tls) if listening.tls else None
         self._grpc, self.port = _grpc_server(handlers, self._health, listening, certificates)
@@ -73,17 +72,17 @@ class ModelServer:
         if self._rest:
             self._rest.start()
 
-    def poll_every(self, seconds: float) -> None:
-        """Looks for new versions in a thread of its own."""
-        self._polling = threading.Thread(target=self._poll, args=(seconds,), name="poll")
-        self._polling.start()
+    def every(self, seconds: float, look: Callable[[], None], purpose: str) -> None:
+        """Calls `look` until `stop`, in a thread of its own; `purpose` says in the log what has failed."""
+        self._threads.append(threading.Thread(target=self._repeat, args=(seconds, look, purpose), name=purpose))
+        self._threads[-1].start()
 
-    def _poll(self, seconds: float) -> None:
+    def _repeat(self, seconds: float, look: Callable[[], None], purpose: str) -> None:
         while not self._stopping.wait(seconds):
             try:
-                self._models.poll()
+                look()
             except Exception:
-                log.exception("looking for new versions failed; the next look is in %g s", seconds)
+                log.exception("%s failed; the next look is in %g s", purpose, seconds)
 
     def announce_stop(self) -> None:
         """Health says NOT_SERVING from now on; calls are still answered."""
@@ -98,8 +97,8 @@ class ModelServer:
         if self._rest:
             self._rest.stop(drain_seconds)
         stopped.wait()
-        if self._polling:
-            self._polling.join()
+        for thread in self._threads:
+            thread.join()
 
 
 def wait_for_first_versions(models: ServedModels, configs: Iterable[ModelConfig], wait) -> bool:

@@ -85,16 +85,22 @@ class ServedVersions:
         folders = self._find_versions()
         if folders is None:
             return
-        self._forget_failures_of_gone(folders)
-        self._to_serve = wanted = self._wanted(folders)
-        for version in sorted(wanted - self._live.versions.keys()):
-            if not self._has_failed(version):
-                self._load(version, folders[version])
+        self._to_serve = wanted = self._wanted(self.config, folders)
+        self._load_missing(wanted, folders)
         superfluous = self._live.versions.keys() - wanted
         if superfluous and (wanted & self._live.versions.keys() or not folders):
             self._unload(superfluous)
         if self.config.by_operator:
             self._live = replace(self._live, labels=self._register.labels)
+
+    def load_for(self, config: ModelConfig) -> set[int]:
+        """Loads what another configuration wants, beside what is live, and returns which of it is live then."""
+        folders = self._find_versions()
+        if folders is None:
+            return set(self._live.versions)
+        wanted = self._wanted(config, folders)
+        self._load_missing(wanted, folders)
+        return wanted & self._live.versions.keys()
 
     def configure(self, config: ModelConfig) -> None:
         """Changes which versions are served, from the next poll on, and labels, at once. Not for another base path."""
@@ -161,8 +167,7 @@ class ServedVersions:
             self._complain(f"{base_path} is gone; what is live stays so" if self.live_versions else "")
         return None
 
-    def _wanted(self, folders: Mapping[int, Path]) -> set[int]:
-        config = self.config
+    def _wanted(self, config: ModelConfig, folders: Mapping[int, Path]) -> set[int]:
         if config.by_operator:
             return self._wanted_by_operator(folders)
         if config.specific:
@@ -189,6 +194,12 @@ class ServedVersions:
         if complaint and complaint != self._complaint:
             log.error("%s: %s", self.config.name, complaint)
         self._complaint = complaint
+
+    def _load_missing(self, wanted: set[int], folders: Mapping[int, Path]) -> None:
+        self._forget_failures_of_gone(folders)
+        for version in sorted(wanted - self._live.versions.keys()):
+            if not self._has_failed(version):
+                self._load(version, folders[version])
 
     def _load(self, version: int, folder: Path) -> None:
         name = self.config.name

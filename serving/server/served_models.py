@@ -1,7 +1,7 @@
 """All models of a server, and what may be changed while it runs."""
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import grpc
 from tensorflow_serving.apis import model_pb2
@@ -83,16 +83,11 @@ class ServedModels:
           StatusError: FAILED_PRECONDITION.
         """
         for config in configs:
-            live = self._models[config.name].live_versions if config.name in self._models else ()
-            for _, version in config.labels:
-                if version not in live:
-                    raise failed_precondition(
-                        f"Request to assign label to version {version} of model {config.name}, which is not currently available "
-                        "for inference"
-                    )
+            _require_labelled(config, self._models[config.name].live_versions if config.name in self._models else ())
 
     def reload(self, configs: Sequence[ModelConfig]) -> None:
-        """Serves these models instead: new ones are loaded, others reconfigured or unloaded. Returns when that is done.
+        """Serves these models instead, as a caller asks: new ones are loaded, others reconfigured or unloaded. Returns when that
+        is done.
 
         Raises:
           StatusError: a label names a version that is not live, a base path lies elsewhere than those the server was started
@@ -101,22 +96,40 @@ class ServedModels:
         with self._managing:
             self._require_known_place(configs)
             self.require_labelled(configs)
-            before = self._models
-            new = [self._new(config) for config in configs if self._known(config) is None]
-            for model in new:
-                model.poll()
-                _require_live(model)
-            kept = [self._configured(config) for config in configs if self._known(config)]
-            self._models = {model.config.name: model for model in (*kept, *new)}
-            for name, model in before.items():
-                if self._models.get(name) is not model:
-                    model.unload_all()
+            self._serve(configs)
 
-    def _configured(self, config: ModelConfig) -> ServedVersions:
-        model = self._models[config.name]
-        model.configure(config)
-        model.poll()
-        return model
+    def follow(self, configs: Sequence[ModelConfig]) -> None:
+        """The same as the operator's own file says: base paths may lie anywhere, and labels name what is live when all is loaded.
+
+        Raises:
+          StatusError: a label names a version that is not live then, or a new model does not load or has no version yet.
+            Nothing is changed then.
+        """
+        with self._managing:
+            self._serve(configs)
+            self._roots |= {config.base_path.resolve().parent for config in configs}
+
+    def _serve(self, configs: Sequence[ModelConfig]) -> None:
+        """What is served now answers until all that is wanted instead has been loaded beside it."""
+        before = self._models
+        after = {config.name: self._known(config) or self._new(config) for config in configs}
+        try:
+            for config in configs:
+                model = after[config.name]
+                _require_labelled(config, model.load_for(config))
+                if before.get(config.name) is not model:
+                    _require_live(model)
+        except StatusError:
+            for name, model in after.items():
+                model.poll() if before.get(name) is model else model.unload_all()
+            raise
+        for config in configs:
+            after[config.name].configure(config)
+            after[config.name].poll()
+        self._models = after
+        for name, model in before.items():
+            if after.get(name) is not model:
+                model.unload_all()
 
     def _known(self, config: ModelConfig) -> ServedVersions | None:
         """The model as it is served now; None if it is not, or from another base path."""
@@ -132,6 +145,15 @@ class ServedModels:
                     f"model {config.name}: base path {config.base_path} is not beside one that this server was started with; "
                     "restart it with that model in --model_config_file",
                 )
+
+
+def _require_labelled(config: ModelConfig, live: Collection[int]) -> None:
+    for _, version in config.labels:
+        if version not in live:
+            raise failed_precondition(
+                f"Request to assign label to version {version} of model {config.name}, which is not currently available "
+                "for inference"
+            )
 
 
 def _require_live(model: ServedVersions) -> None:
