@@ -3,6 +3,7 @@
 import http.client
 import json
 import math
+import re
 import socket
 import time
 
@@ -218,6 +219,50 @@ def test_a_body_that_is_not_read_is_refused(server, headers, status, message):
     received, error, connection = raw(server, f"POST {PREDICT} HTTP/1.1\r\nHost: a\r\n{headers}\r\n\r\n".encode())
     assert received == status and message in error and connection == "close"
     assert predict(server, {"signature_name": "count", "instances": [1]})[0] == 200
+
+
+def counts(server):
+    text = server.get("/monitoring/prometheus/metrics")[1]
+    found = re.findall(r'^:tensorflow:serving:request_count{model_name="(\w*)",status="(\w+)"} (\d+)$', text, flags=re.MULTILINE)
+    return {(name, status): int(number) for name, status, number in found}
+
+
+def newly_counted(server, ask):
+    before = counts(server)
+    ask()
+    return {key: number - before.get(key, 0) for key, number in counts(server).items() if number != before.get(key, 0)}
+
+
+@pytest.mark.parametrize(
+    ("path", "content", "counted"),
+    [
+        (PREDICT, b"{", ("tiny", "INVALID_ARGUMENT")),
+        (PREDICT, {"inputs": {"x": [1]}}, ("tiny", "INVALID_ARGUMENT")),
+        (PREDICT, {"signature_name": "rank", "inputs": [1]}, ("tiny", "INVALID_ARGUMENT")),
+        ("/v1/models/tiny/versions/9:predict", {"instances": [1]}, ("tiny", "NOT_FOUND")),
+        ("/v1/models/tiny:classify", {"examples": [1]}, ("tiny", "INVALID_ARGUMENT")),
+        ("/v1/models/tiny:classify", {"signature_name": "rank", "examples": [{}]}, ("tiny", "INVALID_ARGUMENT")),
+        ("/v1/models/other:predict", {"instances": [1]}, ("", "NOT_FOUND")),
+        ("/v1/models/tiny:rank", {}, ("", "INVALID_ARGUMENT")),
+        ("/score", {}, ("", "NOT_FOUND")),
+        (PREDICT, {"signature_name": "count", "instances": [1]}, ("tiny", "OK")),
+    ],
+)
+def test_each_post_is_counted_once_whether_a_model_is_asked_or_not(server, path, content, counted):
+    assert newly_counted(server, lambda: server.post(path, content)) == {counted: 1}
+
+
+def test_bodies_that_are_not_read_and_defects_are_counted(server, monkeypatch):
+    too_large = f"POST {PREDICT} HTTP/1.1\r\nContent-Length: {MAX_BYTES + 1}\r\n\r\n".encode()
+    assert newly_counted(server, lambda: raw(server, too_large)) == {("tiny", "INVALID_ARGUMENT"): 1}
+    monkeypatch.setattr(rest.rest_json, "parse", lambda _: 1 / 0)
+    assert newly_counted(server, lambda: server.post(PREDICT, {})) == {("tiny", "INTERNAL"): 1}
+
+
+def test_a_caller_that_falls_silent_is_told(server, monkeypatch):
+    monkeypatch.setattr(rest, "IDLE_SECONDS", 0.2)
+    status, error, connection = raw(server, f"POST {PREDICT} HTTP/1.1\r\nContent-Length: 100\r\n\r\nabc".encode())
+    assert status == 400 and "the request ended before its 100 bytes had come" in error and connection == "close"
 
 
 def test_what_is_no_http_is_refused(server):

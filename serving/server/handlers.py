@@ -6,7 +6,8 @@ Inference is limited to a number of concurrent calls and counted; every failure 
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
@@ -116,6 +117,19 @@ class Handlers:
             raise invalid(f'Serving signature name: "{signature_name}" not found in signature def')
         return signature.inputs
 
+    @contextmanager
+    def counting_refusals(self, model_name: str) -> Iterator[None]:
+        """Counts a call that is refused before it becomes a request that a model is asked: by its status, as one that is asked."""
+        try:
+            yield
+        except Exception as error:
+            code = error.code if isinstance(error, StatusError) else grpc.StatusCode.INTERNAL
+            self._metrics.requests.add(self._label(model_name), code.name)
+            raise
+
+    def _label(self, model_name: str) -> str:
+        return model_name if model_name in self._models.models else ""
+
     def _servable(self, request):
         return self._models.servable(_named_spec(request))
 
@@ -127,7 +141,7 @@ class Handlers:
             code = error.code
             raise
         finally:
-            name = model_name if model_name in self._models.models else ""
+            name = self._label(model_name)
             self._metrics.requests.add(name, code.name)
             self._metrics.latency.observe((time.perf_counter() - started) * 1e6, name, api, entrypoint, code.name)
 

@@ -126,7 +126,8 @@ class ServerMetrics:
     """All metrics of a server.
 
     Attributes:
-      requests: by model and status. A model that is not served counts as the empty name, so that callers cannot invent labels.
+      requests: by model and status, REST's that are refused before a model is asked among them. A model that is not served counts
+        as the empty name, so that callers cannot invent labels.
       latency: microseconds of a request, from its arrival at the handler to its answer, by model, API, entry point and status.
       refused: calls beyond the limit of concurrent ones.
       load_seconds: from the start of a load to the end of the warm-up, by model.

@@ -170,11 +170,11 @@ class _Request(BaseHTTPRequestHandler):
     def _outcome(self, method) -> tuple[HTTPStatus, str, bytes]:
         try:
             return HTTPStatus.OK, *method(urllib.parse.urlsplit(self.path).path)
-        except StatusError as error:
-            status, message = HTTP_STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR), str(error)
         except _Refused as refused:
             self.close_connection = True  # its body is still unread
             status, message = refused.status, str(refused)
+        except StatusError as error:
+            status, message = HTTP_STATUS.get(error.code, HTTPStatus.INTERNAL_SERVER_ERROR), str(error)
         except Exception as error:
             log.exception("REST: %s failed in the server itself", self.path)
             status, message = HTTPStatus.INTERNAL_SERVER_ERROR, f"the server failed ({type(error).__name__}); see its log"
@@ -204,14 +204,20 @@ class _Request(BaseHTTPRequestHandler):
         return JSON, _json(_fields(response))
 
     def _post(self, path: str) -> tuple[str, bytes]:
-        body = self._body()
         match = _POST_PATH.fullmatch(path)
+        with self.server.handlers.counting_refusals(urllib.parse.unquote(match["name"]) if match else ""):
+            answer = self._understood(match, path)
+        return JSON, _json(answer())
+
+    def _understood(self, match: re.Match | None, path: str) -> Callable[[], dict]:
+        """What a model is to be asked; calling it asks."""
+        body = self._body()
         if not match:
             raise _malformed("POST", path)
         spec, document = _spec(match), rest_json.parse(body)
         spec.signature_name = rest_json.signature_name(document)
-        answer = {"predict": self._predict, "classify": self._classify, "regress": self._regress}[match["method"].lower()]
-        return JSON, _json(answer(spec, document))
+        ask = {"predict": self._predict, "classify": self._classify, "regress": self._regress}[match["method"].lower()]
+        return ask(spec, document)
 
     def _body(self) -> bytes:
         length = self.headers.get("Content-Length", "")
@@ -225,26 +231,29 @@ class _Request(BaseHTTPRequestHandler):
             )
         if self.headers.get("Content-Encoding", "identity") != "identity":
             raise _Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "expected a plain body, received one with a Content-Encoding")
-        body = self.rfile.read(int(length))
+        try:
+            body = self.rfile.read(int(length))
+        except OSError as error:  # silent for too long, or gone
+            raise _Refused(HTTPStatus.BAD_REQUEST, f"the request ended before its {length} bytes had come ({error})") from error
         if len(body) < int(length):
             raise _Refused(HTTPStatus.BAD_REQUEST, f"the request ended after {len(body)} of {length} bytes")
         return body
 
-    def _predict(self, spec: model_pb2.ModelSpec, document: dict) -> dict:
+    def _predict(self, spec: model_pb2.ModelSpec, document: dict) -> Callable[[], dict]:
         request = predict_pb2.PredictRequest(model_spec=spec)
         types = self.server.handlers.input_types(spec, spec.signature_name)
         to_json = rest_json.fill_inputs(document, types, request)
-        return to_json(self.server.handlers.predict(request, REST))
+        return lambda: to_json(self.server.handlers.predict(request, REST))
 
-    def _classify(self, spec: model_pb2.ModelSpec, document: dict) -> dict:
+    def _classify(self, spec: model_pb2.ModelSpec, document: dict) -> Callable[[], dict]:
         request = classification_pb2.ClassificationRequest(model_spec=spec)
         rest_json.fill_examples(document, request.input)
-        return rest_json.classifications_json(self.server.handlers.classify(request, REST))
+        return lambda: rest_json.classifications_json(self.server.handlers.classify(request, REST))
 
-    def _regress(self, spec: model_pb2.ModelSpec, document: dict) -> dict:
+    def _regress(self, spec: model_pb2.ModelSpec, document: dict) -> Callable[[], dict]:
         request = regression_pb2.RegressionRequest(model_spec=spec)
         rest_json.fill_examples(document, request.input)
-        return rest_json.regressions_json(self.server.handlers.regress(request, REST))
+        return lambda: rest_json.regressions_json(self.server.handlers.regress(request, REST))
 
     def send_error(self, code, message=None, explain=None):
         """What the base class refuses by itself: a method that there is not, a request that is no HTTP."""
@@ -255,11 +264,11 @@ class _Request(BaseHTTPRequestHandler):
         log.debug("REST: %s", format % arguments)
 
 
-class _Refused(Exception):
-    """A request that is refused before its body is read."""
+class _Refused(StatusError):
+    """A request whose body is not read, or not to its end. HTTP has a status for that; the metrics, which have gRPC's, INVALID_ARGUMENT."""
 
     def __init__(self, status: HTTPStatus, message: str):
-        super().__init__(message)
+        super().__init__(_Code.INVALID_ARGUMENT, message)
         self.status = status
 
 
