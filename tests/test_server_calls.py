@@ -124,6 +124,14 @@ def test_multi_inference_answers_every_task_in_order(server):
     assert (second.model_spec.version.value, second.model_spec.signature_name) == (3, "classify")
 
 
+def test_multi_inference_refuses_signatures_that_read_different_tensors(tmp_path):
+    copy_in(tiny.save(tmp_path / "saved", one_input=False), tmp_path, 1)
+    with running(served(tmp_path)) as asked:
+        request = multi_request(REGRESS, ("tiny", "classify", CLASSIFY_METHOD))
+        assert refusal(asked.prediction.MultiInference, request) == (INVALID, "Input tensor must be the same for all Signatures.")
+        assert asked.prediction.MultiInference(multi_request(REGRESS), timeout=SECONDS).results[0].HasField("regression_result")
+
+
 def test_metadata_describes_the_signatures(server):
     request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=["signature_def"])
     request.model_spec.name = "tiny"

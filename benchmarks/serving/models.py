@@ -101,7 +101,7 @@ def generative(schema: Schema):
 
 
 class PlainClicks:
-    """`benchmarks.speed.keras_dcn.PlainDcn` as an export takes a model (`serving.served_model.ClickModel`)."""
+    """`benchmarks.speed.keras_dcn.PlainDcn` as an export takes a model (`serving.export.served_model.ClickModel`)."""
 
     def __init__(self, schema: Schema):
         import tensorflow as tf

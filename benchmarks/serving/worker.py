@@ -49,7 +49,7 @@ def bytes_way(options: argparse.Namespace) -> Callable[[bytes], Call]:
 
 
 def client_way(options: argparse.Namespace) -> Callable[[bytes], Call]:
-    """`serving.predict_client.PredictClient`, from columns of a program's values to arrays."""
+    """`serving.client.predict_client.PredictClient`, from columns of a program's values to arrays."""
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2
 

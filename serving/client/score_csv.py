@@ -62,7 +62,7 @@ def score_csv(client, source: Path, output: Path | None, reading: Reading, max_r
     in the output, without values; the first few are named on standard error.
 
     Args:
-      client: a `serving.predict_client.PredictClient`.
+      client: a `serving.client.predict_client.PredictClient`.
       source: CSV with a header, plain or gzipped, or Parquet or TFRecord, with every column of `reading`.
       output: CSV to write, complete or not at all; None writes to standard output, complete or not at all too.
       reading: which columns to read, and how.

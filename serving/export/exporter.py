@@ -27,7 +27,7 @@ def export(model_dir: str | Path, data_dir: str | Path, base_path: str | Path, k
       model_dir: model folder with a fine-tuned checkpoint.
       data_dir: the data folder that the model was trained on; its transform graph goes into the export.
       base_path: the model base path that a server polls; the new version is the highest one that was ever there plus 1.
-      keep: delete all but so many of the highest versions afterwards (`serving.publishing.keep_highest`).
+      keep: delete all but so many of the highest versions afterwards (`serving.versions.publishing.keep_highest`).
       label: a label that the new version gets, such as "canary".
 
     Raises:

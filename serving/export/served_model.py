@@ -40,7 +40,7 @@ RawFeatures = Mapping[str, tf.Tensor | tf.SparseTensor]
 
 
 class ClickModel(Protocol):
-    """What export needs of a trained model; one that can be explained is a `serving.explain.MaskableModel` too."""
+    """What export needs of a trained model; one that can be explained is a `serving.export.explain.MaskableModel` too."""
 
     schema: Schema
 
