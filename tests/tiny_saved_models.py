@@ -5,6 +5,7 @@ from pathlib import Path
 import tensorflow as tf
 from tensorflow_serving.apis import classification_pb2, predict_pb2, prediction_log_pb2, regression_pb2
 
+from serving.signature_defs import finish_signature_defs
 from serving.warmup import WARMUP_FILE
 
 
@@ -46,8 +47,11 @@ class Scorer(tf.Module):
         return {"double": 2 * n}
 
 
-def save(folder: Path, bias: float = 0.0, *, warm: bool = True) -> Path:
-    """Writes a version; `serving_default` takes examples, each other signature has its method's name."""
+def save(folder: Path, bias: float = 0.0, *, warm: bool = True, one_input: bool = True) -> Path:
+    """Writes a version; `serving_default` takes examples, each other signature has its method's name.
+
+    `one_input`: classify and regress read one tensor of the graph, as those of exports do.
+    """
     model = Scorer(bias)
     default = tf.function(lambda examples: {"score": model.parsed(examples)})
     signatures = {
@@ -56,6 +60,8 @@ def save(folder: Path, bias: float = 0.0, *, warm: bool = True) -> Path:
         "count": model.count,
     }  # fmt: skip
     tf.saved_model.save(model, str(folder), signatures=signatures)
+    if one_input:
+        finish_signature_defs(folder)
     if warm:
         write_warmup(
             folder, prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=predict_request()))

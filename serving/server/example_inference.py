@@ -42,10 +42,11 @@ def multi_inference(servable: Servable, request: inference_pb2.MultiInferenceReq
     """Runs several signatures on the same examples; all tasks are checked before the first is run.
 
     Raises:
-      StatusError: tasks of several models, two of one signature, an unknown method, or as `classify` and `regress`.
+      StatusError: tasks of several models, two of one signature, signatures that read different tensors of the graph (those of
+        our exports read one), an unknown method, or as `classify` and `regress`.
     """
     methods = {CLASSIFY_METHOD: (_require_classify, _classifications), REGRESS_METHOD: (_require_regress, _regressions)}
-    planned = {}
+    planned, tensors = {}, set()
     for task in request.tasks:
         if task.model_spec.name != request.tasks[0].model_spec.name:
             raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
@@ -56,6 +57,9 @@ def multi_inference(servable: Servable, request: inference_pb2.MultiInferenceReq
             raise StatusError(grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
         require, run = methods[task.method_name]
         require(signature)
+        tensors.add(servable.metadata.signature_def[name].inputs[INPUTS].name)
+        if len(tensors) > 1:
+            raise invalid("Input tensor must be the same for all Signatures.")
         planned[name] = signature, run
     examples = serialized_examples(request.input)
     response = inference_pb2.MultiInferenceResponse()
