@@ -317,6 +317,7 @@ def _without_schema(base_path, folder):
     (lambda base, here: ["--key", "row", "--no_such_flag"], "expected an option of serving.batch (see --help) or of Apache Beam"),
     (lambda base, here: ["--key", "row", "--model", base / "3", "--version", 3], "is one version's folder: leave out --version and --label"),
     (lambda base, here: ["--key", "row", "--model", here], "holds no version to score with: export one"),
+    (lambda base, here: ["--key", "row", "--model", base.parent], "holds no version itself, but a folder in it does: did you mean "),
     (lambda base, here: ["--key", "row", "--input", here / "none"], "no file matches"),
     (_damaged, "is not a SavedModel (Error parsing message"),
     (_for_other_servers, "is not a SavedModel (no graph with the tag `serve`): export the model again"),

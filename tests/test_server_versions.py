@@ -382,6 +382,12 @@ def test_a_server_does_not_start_on_a_label_of_no_version(base_path):
         wait_for_first_versions(models_of(*configs), configs, lambda: True)
 
 
+def test_a_server_that_waits_at_the_parent_of_models_says_so(base_path, caplog):
+    configs = [served(base_path.parent)]
+    assert not wait_for_first_versions(models_of(*configs), configs, lambda: True)
+    assert f"waiting for a version to be published there (did you mean {base_path}?)" in caplog.text
+
+
 def test_a_server_waits_for_every_model(saved, base_path, tmp_path, caplog):
     empty = tmp_path / "empty"
     empty.mkdir()
@@ -431,6 +437,12 @@ def _empty(base_path):
     return base_path.with_name("empty")
 
 
+def _parent_of_models(base_path):
+    (base_path.with_name("several") / "clicks" / "1").mkdir(parents=True)
+    (base_path.with_name("several") / "clicks" / "1" / SAVED_MODEL_FILE).touch()
+    return base_path.with_name("several")
+
+
 @pytest.mark.parametrize(
     ("models_of", "code", "message"),
     [
@@ -457,6 +469,7 @@ def _empty(base_path):
         ),
         (lambda base: [("new", base / ".." / ".." / "base", [3], {})], Code.PERMISSION_DENIED, "is not beside one"),
         (lambda base: [("new", _empty(base), [3], {})], Code.UNAVAILABLE, "model new has no version under"),
+        (lambda base: [("new", _parent_of_models(base), [3], {})], Code.UNAVAILABLE, "several yet; did you mean"),
     ],
 )
 def test_a_reload_that_cannot_be_changes_nothing(server, base_path, models_of, code, message):

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from published_versions import published
+from published_versions import published, write
 from tensorflow_serving.config import model_server_config_pb2
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
 from serving.versions.command import main
-from serving.versions.folders import MAX_VERSION, exported_versions, find_versions, locked
+from serving.versions.folders import MAX_VERSION, exported_versions, find_versions, locked, meant_instead
 from serving.versions.labels import read_register, remove_label, remove_pin, set_label, set_pin
 from serving.versions.model_config import model_config
 
@@ -230,10 +230,21 @@ def test_refusals_have_an_exit_code_and_change_nothing(base, said):
         (("list", base / "none"), "none does not exist: give the folder"),
         (("list", base / "3"), "is a version itself"),
         (("rollback", base / "versions.json"), "versions.json is a file"),
+        (("list", base.parent), f"holds no version itself, but a folder in it does: did you mean {base}?"),
     ):
         code, out, err = said(*arguments)
         assert (code, out) == (EXIT_USER_ERROR, "") and message in err
     assert ((base / "versions.json").read_text(), list(find_versions(base))) == (before, [1, 2, 3])
+
+
+def test_what_was_meant_is_told_of_folders_without_versions_only(base, tmp_path):
+    assert meant_instead(tmp_path) == f"did you mean {base}?"
+    (tmp_path / ".hidden" / "1").mkdir(parents=True)
+    write(tmp_path / ".hidden" / "1")
+    (tmp_path / "logs" / "20261122").mkdir(parents=True)
+    (tmp_path / "zoo").symlink_to(base)
+    assert meant_instead(tmp_path) == f"did you mean {base} or {tmp_path / 'zoo'}?"
+    assert [meant_instead(path) for path in (base, tmp_path / "logs", tmp_path / "none", base / "versions.json")] == [""] * 4
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -15,7 +15,13 @@ from preprocessing.sources import Descriptor, column_names, find_files
 from serving.batch.output import FORMATS, holds_scores
 from serving.reading import MAX_REJECTED_SHARE, Reading, reading_of
 from serving.versions.checksums import require_sound
-from serving.versions.folders import SAVED_MODEL_FILE, SCHEMA_ASSET, exported_versions, require_base_path
+from serving.versions.folders import (
+    SAVED_MODEL_FILE,
+    SCHEMA_ASSET,
+    exported_versions,
+    require_base_path,
+    require_own_versions,
+)
 from serving.versions.labels import read_register, require_exported, version_labelled
 
 EPILOG = """\
@@ -125,6 +131,7 @@ def _chosen(model: Path, version: int | None, label: str | None) -> tuple[Path, 
         require_sound(model)
         return model, int(model.name) if model.name.isdecimal() else None
     require_base_path(model)
+    require_own_versions(model)
     versions, register = exported_versions(model), read_register(model)
     if label is not None:
         version = version_labelled(model, label, register)

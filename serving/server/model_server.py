@@ -20,6 +20,7 @@ from serving.server.served_models import ServedModels
 from serving.server.services import ModelService, PredictionService
 from serving.server.status import StatusError
 from serving.server.tls import Certificates, ServerTls
+from serving.versions.folders import meant_instead
 
 MAX_RESPONSE_BYTES = 2**31 - 1
 OTHER_THREADS = MAX_WATCHERS + 4  # for refusals, health, metadata and status, while all places for inference are taken
@@ -135,7 +136,8 @@ def _tell_who_waits(models: ServedModels) -> None:
         if model.live_version is None and model.failure() is None:
             base_path = model.config.base_path
             lack = "holds no version folder" if base_path.is_dir() else "does not exist yet"
-            log.warning("%s %s; waiting for a version to be published there", base_path, lack)
+            question = f" ({question})" if (question := meant_instead(base_path)) else ""
+            log.warning("%s %s; waiting for a version to be published there%s", base_path, lack, question)
 
 
 def _grpc_server(

@@ -12,6 +12,7 @@ from serving.server.metrics import ServerMetrics
 from serving.server.models import ServedVersions, VersionStatus, not_served
 from serving.server.servable import Servable
 from serving.server.status import StatusError, failed_precondition, not_found
+from serving.versions.folders import meant_instead
 
 
 class ServedModels:
@@ -116,9 +117,10 @@ class ServedModels:
         try:
             for config in configs:
                 model = after[config.name]
-                _require_labelled(config, model.load_for(config))
+                ready = model.load_for(config)
                 if before.get(config.name) is not model:
                     _require_live(model)
+                _require_labelled(config, ready)
         except StatusError:
             for name, model in after.items():
                 model.poll() if before.get(name) is model else model.unload_all()
@@ -162,4 +164,6 @@ def _require_live(model: ServedVersions) -> None:
     name, failure = model.config.name, model.failure()
     if failure:
         raise StatusError(failure[1].code, f"model {name} version {failure[0]} failed to load: {failure[1]}")
-    raise StatusError(grpc.StatusCode.UNAVAILABLE, f"model {name} has no version under {model.config.base_path} yet")
+    base_path = model.config.base_path
+    question = f"; {question}" if (question := meant_instead(base_path)) else ""
+    raise StatusError(grpc.StatusCode.UNAVAILABLE, f"model {name} has no version under {base_path} yet{question}")

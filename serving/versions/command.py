@@ -10,7 +10,13 @@ from pathlib import Path
 from preprocessing.errors import run
 from preprocessing.files import write_atomically
 from serving.versions import labels, publishing
-from serving.versions.folders import exported_versions, find_versions, require_base_path, require_existing
+from serving.versions.folders import (
+    exported_versions,
+    find_versions,
+    require_base_path,
+    require_existing,
+    require_own_versions,
+)
 from serving.versions.model_config import model_config
 
 DESCRIPTION = """\
@@ -198,6 +204,7 @@ def _main(argv: Sequence[str]) -> None:
     arguments = _parse(argv)
     require_base_path(arguments.base)
     require_existing(arguments.base)
+    require_own_versions(arguments.base)
     result, text = arguments.run(arguments)
     print(json.dumps(result) if arguments.json else text)
 

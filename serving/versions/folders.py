@@ -23,6 +23,7 @@ SAVED_MODEL_FILE = "saved_model.pb"
 SCHEMA_ASSET = Path("assets.extra") / "schema.yaml"  # of the log that the model learnt with; servers do not look at it
 LOCK_FILE = ".lock"
 MAX_VERSION = 2**63 - 1  # TensorFlow Serving's versions are int64
+MAX_SUGGESTIONS = 3
 _VERSION_NAME = re.compile(r"[0-9]+")
 
 
@@ -61,6 +62,29 @@ def require_base_path(base_path: Path) -> None:
         raise UserError(f"model base path {base_path} is a file: give the folder that holds the version folders 1, 2, ...")
     if (base_path / SAVED_MODEL_FILE).is_file():
         raise UserError(f"model base path {base_path} is a version itself (it has a {SAVED_MODEL_FILE}): give its parent folder")
+
+
+def meant_instead(base_path: Path) -> str:
+    """A question for messages, where a folder holds no version but folders in it do, as when the parent was given; else empty."""
+    if not _is_readable(base_path) or find_versions(base_path):
+        return ""
+    shown = [path for path in sorted(base_path.iterdir()) if not path.name.startswith(".")]
+    found = [str(path) for path in shown if _is_readable(path) and exported_versions(path)]
+    return f"did you mean {' or '.join(found[:MAX_SUGGESTIONS])}?" if found else ""
+
+
+def _is_readable(folder: Path) -> bool:
+    return os.access(folder, os.R_OK | os.X_OK) and folder.is_dir()
+
+
+def require_own_versions(base_path: Path) -> None:
+    """Refuses a folder that holds no version although folders in it do.
+
+    Raises:
+      UserError: and it names them.
+    """
+    if question := meant_instead(base_path):
+        raise UserError(f"model base path {base_path} holds no version itself, but a folder in it does: {question}")
 
 
 def require_existing(base_path: Path) -> None:
