@@ -22,7 +22,7 @@ from preprocessing.transform import raw_feature_spec
 from preprocessing.values import single_precision
 from serving.batch import command as batch
 from serving.client.predict_client import PredictClient, PredictError
-from serving.client.score_csv import score_csv
+from serving.client.score_file import score_file
 from serving.export.exporter import publish
 from serving.export.served_model import save_served_model
 from serving.reading import reading_of
@@ -434,7 +434,7 @@ def test_columns_of_another_shape_are_refused(client, log, changed, message):
 
 def test_a_file_is_scored_with_its_lists_and_vectors(client, work, tmp_path, expected):
     reading = reading_of(client.input_specs(), name="log", missing=["NULL"], separators={"history": " "})
-    score_csv(client, work / "log.csv", tmp_path / "scores.csv", reading)
+    score_file(client, work / "log.csv", tmp_path / "scores.csv", reading)
     with (tmp_path / "scores.csv").open() as stream:
         scores = [row["probability"] for row in csv.DictReader(stream)]
     np.testing.assert_allclose(np.array(scores[:ROWS], float), expected, rtol=1e-5)

@@ -649,9 +649,9 @@ from types import SimpleNamespace
 import numpy as np
 from preprocessing.errors import run
 from serving.reading import reading_of
-from serving.client.score_csv import score_csv
+from serving.client.score_file import score_file
 specs = {"price": SimpleNamespace(dtype=np.dtype("float32"), shape=SimpleNamespace(rank=1))}
-sys.exit(run(lambda paths: score_csv(None, Path(paths[0]), None, reading_of(specs, name="log"))))
+sys.exit(run(lambda paths: score_file(None, Path(paths[0]), None, reading_of(specs, name="log"))))
 """
 
 

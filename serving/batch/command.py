@@ -14,6 +14,7 @@ from preprocessing.schema import SCHEMA_FILE, HashSplit, Schema, load_data_folde
 from preprocessing.sources import Descriptor, column_names, find_files
 from serving.batch.output import FORMATS, holds_scores
 from serving.reading import MAX_REJECTED_SHARE, Reading, reading_of
+from serving.score_checks import absent_and_repeated, has_header, require_csv_outputs
 from serving.versions.checksums import require_sound
 from serving.versions.folders import (
     SAVED_MODEL_FILE,
@@ -190,18 +191,17 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def _check_outputs(outputs: dict, keys: Sequence[str], form: str) -> None:
     if both := sorted(set(outputs) & set(keys)):
         raise UserError(f"--key {both[0]} is called like an output of the model, {sorted(outputs)}: rename the column of the log")
-    several = sorted(name for name, spec in outputs.items() if spec.shape.rank != 1)
-    if several and form == "csv":
-        raise UserError(f"the signature answers several values a row in {several}, which CSV cannot hold: add --format parquet, or "
-                        "choose another --signature")  # fmt: skip
+    if form == "csv":
+        ranks = {name: spec.shape.rank for name, spec in outputs.items()}
+        require_csv_outputs(ranks, "add --format parquet, or choose another --signature")
 
 
 def _check_keys(descriptors: Sequence[Descriptor], reading: Reading) -> None:
     """Every file must have the keys; one of them suffices for formats whose rows may lack columns."""
     found = {path: column_names(path, reading.layout) for path in dict.fromkeys(one.path for one in descriptors)}
     for key in reading.keys:
-        lacking = [path for path, names in found.items() if names.count(key) != 1]
-        fixed = [path for path in lacking if reading.layout.format_of(path) in ("csv", "parquet")]
+        lacking = [path for path, names in found.items() if any(absent_and_repeated(names, [key]))]
+        fixed = [path for path in lacking if has_header(reading.layout, path)]
         if fixed or len(lacking) == len(found):
             path = (fixed or lacking)[0]
             count = "several columns" if key in found[path] else "no column"

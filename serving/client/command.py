@@ -10,7 +10,7 @@ from preprocessing.environment import start_tensorflow
 from preprocessing.errors import run
 from preprocessing.schema import load_schema
 from serving.client.connection import Tls
-from serving.client.score_csv import check_paths, score_csv
+from serving.client.score_file import check_paths, score_file
 from serving.reading import MAX_REJECTED_SHARE
 
 QUIET_SECONDS = 3.0  # of waiting for a server
@@ -129,7 +129,7 @@ def _main(argv: Sequence[str]) -> None:
             client.input_specs(), schema, name=arguments.input.name, sources=arguments.column,
             separators=arguments.list_separator, missing=arguments.missing, separator=SEPARATORS.get(arguments.separator),
         )  # fmt: skip
-        score_csv(client, arguments.input, arguments.output, reading, arguments.max_rejected_share)
+        score_file(client, arguments.input, arguments.output, reading, arguments.max_rejected_share)
 
 
 def _wait(client, arguments: argparse.Namespace) -> int:

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from preprocessing.errors import UserError
 from preprocessing.sources import Descriptor, Layout, Rejection, column_names
 from serving.reading import MAX_REJECTED_SHARE, Block, Reading
+from serving.score_checks import absent_and_repeated, has_header, require_csv_outputs
 
 REJECTIONS_SHOWN = 5
 SECONDS_BETWEEN_LINES = 10.0
@@ -55,7 +56,7 @@ def check_paths(source: Path, output: Path | None) -> None:
         raise UserError(f"output {output}: folder {output.parent} does not exist: create it first")
 
 
-def score_csv(client, source: Path, output: Path | None, reading: Reading, max_rejected_share: float = MAX_REJECTED_SHARE) -> int:
+def score_file(client, source: Path, output: Path | None, reading: Reading, max_rejected_share: float = MAX_REJECTED_SHARE) -> int:
     """Writes one line of answers a row of `source` and returns the number of rows.
 
     A malformed row (wrong number of columns, text in a numeric column, not UTF-8, as in preprocessing) keeps its line
@@ -77,7 +78,10 @@ def score_csv(client, source: Path, output: Path | None, reading: Reading, max_r
         for block in _read_blocks(source, reading):
             answers = client.predict(client_columns(block))
             if not rows:
-                _check_outputs(answers)
+                require_csv_outputs(
+                    {name: answer.ndim for name, answer in answers.items()},
+                    "choose another --signature, or score with `python -m serving.batch --format parquet`",
+                )
                 sink.write((",".join(answers) + "\n").encode())
             _write_answers(sink, answers, block)
             rows += len(block)
@@ -113,7 +117,7 @@ def _client_column(column: pa.Array) -> np.ndarray:
 
 def _read_blocks(source: Path, reading: Reading) -> Iterator[Block]:
     try:
-        if reading.layout.format_of(str(source)) in ("csv", "parquet"):  # rows of the others may lack columns
+        if has_header(reading.layout, str(source)):
             _check_header(column_names(str(source), reading.layout), source, reading.layout)
         yield from reading.blocks(Descriptor(0, 1, str(source)))
     except OSError as error:
@@ -131,14 +135,13 @@ def _check_share(source: Path, rejected: _Rejected, rows: int, max_rejected_shar
 
 
 def _check_header(names: Sequence[str], source: Path, layout: Layout) -> None:
-    absent = [name for name in layout.columns if name not in names]
+    absent, twice = absent_and_repeated(names, layout.columns)
     if absent:
         raise UserError(
             f"input {source} lacks the columns {absent} that the model takes: its header has {names}; add or rename them "
             "(a column may be empty), say which columns they are (--schema, or --column INPUT=COLUMN), or choose the --separator that "
             "the file uses"
         )
-    twice = [name for name in layout.columns if names.count(name) > 1]
     if twice:
         raise UserError(f"input {source} has the columns {twice} more than once: rename all but one of each")
 
@@ -162,14 +165,6 @@ def _answer_file(output: Path | None) -> Iterator[BinaryIO]:
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _check_outputs(answers: Mapping[str, np.ndarray]) -> None:
-    if several := [name for name, answer in answers.items() if answer.ndim != 1]:
-        raise UserError(
-            f"the signature answers several values a row in {several}, which CSV cannot hold: choose another --signature, or score "
-            "with `python -m serving.batch --format parquet`"
-        )
 
 
 def _write_answers(sink: BinaryIO, answers: dict[str, np.ndarray], block: Block) -> None:
