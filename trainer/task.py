@@ -75,7 +75,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--split", choices=("train", "valid", "test"), help="split to evaluate (default: test)")
     parser.add_argument("--slices", metavar="FIELD,FIELD",
                         help="evaluate: metrics by how often training has seen the row's value of these fields, such as user,item")
-    parser.add_argument("--export_dir", help="model base path of the exported versions (default: MODEL_DIR/export/NAME)")
+    parser.add_argument("--export_dir",
+                        help="model base path of the exported versions, which servers poll; the same as --base_path of "
+                             "serving.export (default: MODEL_DIR/export/NAME)")
     parser.add_argument("--keep", type=int, metavar="N",
                         help="export: then delete all but the N highest versions; those with a label or the pin stay")
     parser.add_argument("--label", help="export: a label that the new version gets, such as canary (`python -m serving.versions`)")

@@ -30,7 +30,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--model_dir", type=Path, required=True, help="model folder with a fine-tuned checkpoint")
     parser.add_argument("--data_dir", type=Path, required=True, help="the data folder that the model was trained on")
-    parser.add_argument("--base_path", type=Path, required=True, help="model base path that servers poll; made if absent")
+    parser.add_argument("--base_path", type=Path, required=True,
+                        help="model base path that servers poll, made if absent; the same as --export_dir of trainer.task")  # fmt: skip
     parser.add_argument("--label", help="a label for the new version, such as canary")
     parser.add_argument("--keep", type=int, metavar="N",
                         help="delete all but the N highest versions afterwards, and those that a label or the pin names")  # fmt: skip
