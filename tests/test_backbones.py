@@ -7,9 +7,10 @@ from data_folders import table_counts, tiny_schema
 
 from preprocessing.errors import UserError
 from trainer.backbones import BACKBONES, build_backbone
-from trainer.backbones.tower import DeepTower
+from trainer.backbones.tower import BATCH_NORM, DeepTower
 from trainer.backbones.transformer import TransformerBlock
 from trainer.config import TransformerConfig, load_config
+from trainer.folding import folded, folded_batch_norms
 from trainer.model import DGenCTR
 from trainer.products import bfloat16_products
 
@@ -48,6 +49,32 @@ def test_a_tower_normalises_before_it_activates():
     tower(x)
     tower.weights[0].assign([[1.0]])
     np.testing.assert_allclose(tower(x, training=True), [[0.0], [1.0]], atol=1e-4)
+
+
+def test_folded_normalisation_is_one_product():
+    # s = 3 / sqrt(4) = 1.5; 1.5 (2 * 5 - 4) + 1 = 10 = (1.5 * 2) 5 + (1 - 1.5 * 4).
+    tower = DeepTower([1], batch_norm=True, dropout_rate=0.5)
+    x = tf.constant([[5.0]])
+    tower(x)
+    for weight, value in zip(tower.weights, (2.0, 3.0, 1.0, 4.0, 4.0 - BATCH_NORM["epsilon"]), strict=True):  # V, gamma, beta, moments
+        weight.assign(tf.fill(weight.shape, value))
+
+    predict = tf.function(tower)
+    with folded_batch_norms():
+        graph = predict.get_concrete_function(x).graph
+        assert folded(tower._dense[0], tower._norms[0])[0].numpy() == pytest.approx(3.0)
+        assert folded(tower._dense[0], tower._norms[0])[1].numpy() == pytest.approx(-5.0)
+    assert not [op.name for op in graph.get_operations() if "BatchNorm" in op.type]
+    assert predict(x).numpy() == pytest.approx(10.0) == tower(x).numpy()
+
+
+def test_training_is_never_folded():
+    tower = DeepTower([2], batch_norm=True, dropout_rate=0.0)
+    x = tf.constant([[1.0], [3.0]])
+    expected = tower(x, training=True)
+    with folded_batch_norms():
+        np.testing.assert_array_equal(tower(x, training=True), expected)
+    assert folded(tower._dense[0], tower._norms[0]) is None, "nothing is folded outside"
 
 
 def block_of_one_head():

@@ -61,11 +61,13 @@ def publish(model: "ClickModel", data_dir: Path, base_path: Path, facts: Facts |
     from serving.export.served_model import save_served_model
     from serving.signatures import raw_specs
     from serving.warmup import write_warmup
+    from trainer.folding import folded_batch_norms
 
     examples, records = read_samples(data_dir)
     with staged_version(base_path) as version:
         print("export: writing the model, then checking it in a new process", flush=True)
-        save_served_model(model, data_dir, version)
+        with folded_batch_norms():
+            save_served_model(model, data_dir, version)
         write_warmup(version, examples, raw_specs(model.schema))
         (version / SCHEMA_ASSET).write_text(model.schema.to_yaml(), encoding="utf-8")
         difference = require_parity(model, records, version, data_dir)

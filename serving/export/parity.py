@@ -73,7 +73,7 @@ def _exported_answers(version_dir: Path, data_dir: Path) -> dict[str, np.ndarray
         output = Path(elsewhere) / "answers.npz"
         command = [sys.executable, "-m", "serving.export.verify", "--model", str(version_dir.resolve()),
                    "--examples", str((data_dir / RAW_SAMPLES).resolve()), "--output", str(output)]  # fmt: skip
-        packages = str(Path(__file__).resolve().parents[1])
+        packages = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join(filter(None, [packages, os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             command, cwd=elsewhere, env={**os.environ, "PYTHONPATH": search}, capture_output=True, text=True, check=False

@@ -123,7 +123,10 @@ class ServedModels:
                 _require_labelled(config, ready)
         except StatusError:
             for name, model in after.items():
-                model.poll() if before.get(name) is model else model.unload_all()
+                if before.get(name) is model:
+                    model.poll()
+                else:
+                    model.unload_all()
             raise
         for config in configs:
             after[config.name].configure(config)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from trainer.folding import folded
 from trainer.layers import BatchNorm, dropout, layer_seed
 from trainer.products import Dense
 
@@ -33,9 +34,18 @@ class DeepTower(tf.keras.layers.Layer):
         self._norms = [BatchNorm(**BATCH_NORM) for _ in hidden_units] if batch_norm else []
 
     def call(self, x: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
-        for number, layer in enumerate(self._dense):
-            x = layer(x)
-            if self._norms:
-                x = self._norms[number](x, training=training)
-            x = dropout(tf.nn.relu(x), self._dropout_rate, layer_seed(seed, number))
+        for number in range(len(self._dense)):
+            x = tf.nn.relu(self._product(number, x, training))
+            x = dropout(x, self._dropout_rate, layer_seed(seed, number))
         return x
+
+    def _product(self, number: int, x: tf.Tensor, training: bool) -> tf.Tensor:
+        """BN(V x), or V x + c without BN."""
+        dense = self._dense[number]
+        if not self._norms:
+            return dense(x)
+        norm = self._norms[number]
+        if not training and (one := folded(dense, norm)):
+            kernel, bias = one
+            return tf.nn.bias_add(tf.matmul(x, kernel), bias)
+        return norm(dense(x), training=training)
