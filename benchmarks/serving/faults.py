@@ -181,7 +181,11 @@ def _halve(version: Path) -> None:
     shutil.rmtree(version / "variables")
 
 
-SPOILT = {"an empty version": _empty, "a version with a corrupt graph": _corrupt, "a version copied by half": _halve}
+SPOILT = {  # what is done to a version, and what the server must name
+    "an empty version": (_empty, "has no saved_model.pb"),
+    "a version with a corrupt graph": (_corrupt, "saved_model.pb has 1,000 bytes"),
+    "a version copied by half": (_halve, "variables"),
+}
 FAILED = "END"
 
 
@@ -191,7 +195,7 @@ def spoilt_versions(served: ServedModel, caller: Caller) -> Iterator[dict]:
     Yields:
       as `outcome`, with the state of the version instead of a call's status, and "reason": what the server says of it.
     """
-    for title, spoil in SPOILT.items():
+    for title, (spoil, named) in SPOILT.items():
         base_path, versions = served.base_path, exported_versions(served.base_path)
         number = highest_name(base_path) + 1
         copy, place = base_path / f".copy-{number}", base_path / str(number)
@@ -203,14 +207,24 @@ def spoilt_versions(served: ServedModel, caller: Caller) -> Iterator[dict]:
             following = caller.ask(caller.good())
         finally:
             shutil.rmtree(place)
-        yield {"fault": title, "expected": [FAILED], "statuses": {state: 1}, "next": following, "reason": reason,
-               "right": state == FAILED and bool(reason) and following == OK}  # fmt: skip
+        _wait_until_forgotten(served, number)  # the next one has the same number
+        yield {"fault": title, "expected": [FAILED], "statuses": {state: 1}, "next": following, "reason": reason.replace(f"{base_path}/", ""),
+               "right": state == FAILED and named in reason and following == OK}  # fmt: skip
 
 
 def _wait_for_end(served: ServedModel, version: int) -> tuple[str, str]:
     """State and reason of a version when it has either failed or, against all expectation, not failed in time."""
     give_up = time.monotonic() + SWAP_SECONDS
-    while (found := served.statuses().get(version, ("unknown", "")))[0] != FAILED and time.monotonic() < give_up:
+    while True:
+        state, reason = served.statuses().get(version, ("unknown", ""))
+        if (state == FAILED and reason) or time.monotonic() > give_up:
+            return state, reason
         served.processes.check_signals()
         time.sleep(POLL_SECONDS)
-    return found
+
+
+def _wait_until_forgotten(served: ServedModel, version: int) -> None:
+    give_up = time.monotonic() + SWAP_SECONDS
+    while served.statuses().get(version, ("", ""))[1] and time.monotonic() < give_up:
+        served.processes.check_signals()
+        time.sleep(POLL_SECONDS)
