@@ -2,6 +2,8 @@
 
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -95,6 +97,24 @@ def test_all_files_and_flags_work_together(arguments, tmp_path, capsys):
         stop.make()
         thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+def test_a_signal_that_interrupts_another_thread_ends_the_wait():
+    waits = """
+import signal, threading, time
+from serving.server.command import StopRequest
+
+def send():
+    time.sleep(0.5)  # the main thread waits by now
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+stop = StopRequest()
+stop.on_signals(signal.SIGTERM)
+threading.Thread(target=send).start()
+print(stop.wait(None), stop.wait(0))
+"""
+    ended = subprocess.run([sys.executable, "-c", waits], capture_output=True, text=True, timeout=SECONDS, check=True)
+    assert ended.stdout == "True True\n"
 
 
 @pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])

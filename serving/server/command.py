@@ -3,8 +3,9 @@
 import argparse
 import gc
 import logging
-import queue
+import select
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -46,22 +47,29 @@ scores and for another list of models: use --tls_client_ca, or a network that yo
 
 
 class StopRequest:
-    """A request to stop that a signal handler may make at any moment (an Event's lock is not re-entrant)."""
+    """A request to stop, made by a signal at any moment, or by a call from any thread.
+
+    Python runs a signal's handler when the main thread next executes bytecode, which one that has just begun to wait for a lock
+    may never do. So signals are read from the descriptor that the interpreter writes to at once, whichever thread they interrupt.
+    """
 
     def __init__(self):
-        self._requests = queue.SimpleQueue()
-        self.made = False
+        self._reader, self._writer = socket.socketpair()
+        self._writer.setblocking(False)
 
-    def make(self, *_) -> None:
-        self._requests.put(True)
+    def on_signals(self, *numbers: int) -> None:
+        """Lets these signals make the request; to be called in the main thread."""
+        signal.set_wakeup_fd(self._writer.fileno())
+        for number in numbers:
+            signal.signal(number, lambda *_: None)
+
+    def make(self) -> None:
+        self._writer.send(b"\0")
 
     def wait(self, seconds: float | None) -> bool:
         """Waits for at most `seconds` and returns whether the request has been made."""
-        try:
-            self.made = self.made or self._requests.get(timeout=seconds)
-        except queue.Empty:
-            pass
-        return self.made
+        readable, _, _ = select.select([self._reader], [], [], seconds)  # what is there is not read, so it stays made
+        return bool(readable)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -198,8 +206,7 @@ def _main(argv: Sequence[str]) -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     stop = StopRequest()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop.make)
+    stop.on_signals(signal.SIGTERM, signal.SIGINT)
     # TensorFlow takes seconds to import: only after everything that can be checked without it.
     start_tensorflow()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
