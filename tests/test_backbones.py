@@ -7,9 +7,10 @@ from data_folders import table_counts, tiny_schema
 
 from preprocessing.errors import UserError
 from trainer.backbones import BACKBONES, build_backbone
+from trainer.backbones.hstu import HstuBlock
 from trainer.backbones.tower import BATCH_NORM, DeepTower
 from trainer.backbones.transformer import TransformerBlock
-from trainer.config import TransformerConfig, load_config
+from trainer.config import HstuConfig, TransformerConfig, load_config
 from trainer.folding import folded, folded_batch_norms
 from trainer.model import DGenCTR
 from trainer.products import bfloat16_products
@@ -95,6 +96,23 @@ def test_attention_by_hand():
     kept = np.tanh(np.sqrt(2))
     np.testing.assert_allclose(block(tf.constant([[[1.0, -1.0], [-1.0, 1.0]]]))[0],
                                [[1 + kept, -1 - kept], [-1 - kept, 1 + kept]], rtol=1e-4)
+
+
+def test_scaled_queries_of_a_transformer_by_hand():
+    # As above, but the first token's scores are halved, so that it keeps tanh(sqrt 2 / 2) of itself.
+    block = block_of_one_head()
+    block._split.kernel.assign(tf.concat([tf.eye(2)] * 3, axis=1))
+    attended = block._attended(tf.constant([[[1.0, -1.0], [-1.0, 1.0]]]), query_scales=tf.constant([0.5, 1.0]))
+    first, second = np.tanh(np.sqrt(2) / 2), np.tanh(np.sqrt(2))
+    np.testing.assert_allclose(attended[0], [[first, -first], [-second, second]], rtol=1e-4)
+
+
+def test_a_query_scaled_to_nothing_attends_to_nothing_in_hstu():
+    block = HstuBlock(HstuConfig(layers=1, heads=2, width=4), dropout_rate=0.0)
+    x = tf.random.stateless_normal((2, 3, 4), SEED)
+    changes = (block(x, query_scales=tf.constant([1.0, 0.0, 2.0])) - x).numpy()
+    assert not changes[:, 1].any() and np.all(changes[:, [0, 2]] != 0)
+    np.testing.assert_allclose(changes[:, 0], (block(x) - x)[:, 0], rtol=1e-5)  # a scale of 1 changes nothing
 
 
 def test_the_feed_forward_network_by_hand():

@@ -33,7 +33,7 @@ def parts(stage, schema, *assignments, resumed=False):
     ["model.backbone=mlp", "model.mlp.hidden_units=[6, 5]"], ["model.backbone=mlp", "model.mlp.batch_norm=false"],
     ["model.mask_embedding=shared", "model.scoring.function=shared"], ["model.mask_embedding=zero", "model.time_input=sinusoidal"],
     ["model.scoring.hidden_units=7", "diffusion.loss_weights=learned"],
-    ["model.scoring.hidden_units=7", "model.scoring.function=shared", "model.backbone=hstu", "diffusion.loss_weights=learned"],
+    ["model.scoring.hidden_units=7", "model.scoring.function=shared", "model.backbone=hstu", "diffusion.loss_weights=learned_queries"],
     ["model.scoring.hidden_units=7", "model.backbone=hstu", "diffusion.label=absent", "diffusion.loss_weights=learned_reversed"],
     ["model.kind=lr"], ["model.kind=fm"], ["model.kind=deepfm", "model.mlp.hidden_units=[6, 5]"], ["model.kind=mlp"],
     ["model.kind=dcn_v2", "model.dcn.batch_norm=false"], ["model.kind=dcn_v2", "model.dcn.cross_layers=0"],

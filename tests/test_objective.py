@@ -113,6 +113,22 @@ def test_learned_weights_by_hand(toy, mode, expected):
     np.testing.assert_allclose(gradient, (0.5 - np.exp(-LOG_SCALES) * [L_A, L_B, L_Y]) / 2, rtol=1e-5)
 
 
+@pytest.mark.parametrize("backbone", ["hstu", "transformer"])
+@pytest.mark.parametrize("label", ["token", "absent"])
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_learned_weights_may_scale_the_queries(backbone, label, stage):
+    model = make(stage, f"model.backbone={backbone}", "diffusion.loss_weights=learned_queries", f"diffusion.label={label}")
+    log_scales = np.log([4.0, 1.0, 0.25, 16.0])[:4 if label == "token" else 3]
+    model.loss_weights.log_scales.assign(log_scales)
+    tokens = model.embedding.click_tokens(BATCH)
+    with tf.GradientTape() as tape:
+        hidden = model.hidden(tokens)
+    scales = tf.constant([0.5, 1.0, 2.0, 0.25 if label == "token" else 1.0])
+    np.testing.assert_allclose(hidden, model.backbone(tokens, query_scales=scales), rtol=1e-5)
+    assert np.any(hidden != model.backbone(tokens))
+    assert tape.gradient(hidden, model.loss_weights.log_scales) is None  # only the losses say what they are
+
+
 @pytest.mark.parametrize("mode", ["inverse_rate", "learned", "learned_reversed"])
 def test_validation_adds_losses_up_plainly(toy, mode):
     model = toy(f"diffusion.loss_weights={mode}")
@@ -168,6 +184,7 @@ SWITCHES = [
         ("dcn", ["model.mask_embedding=zero", "model.scoring.hidden_units=5", "diffusion.stratified=true"]),
         ("hstu", ["model.scoring.function=shared", "model.scoring.hidden_units=5", "diffusion.loss_weights=learned"]),
         ("hstu", ["model.scoring.hidden_units=5", "diffusion.loss_weights=inverse_rate", "model.time_input=sinusoidal"]),
+        ("transformer", ["diffusion.loss_weights=learned_queries"]),
         ("dcn", ["model.scoring.candidates=batch", "diffusion.loss_weights=learned_reversed", "diffusion.label=absent"]),
         ("mlp", ["model.scoring.candidates=full", "diffusion.label=absent", "model.unknown=mask", "model.rare_count=2"])]]
 
@@ -315,6 +332,8 @@ def test_rare_values_are_known_without_the_data_folder(tmp_path):
     (["diffusion.schedule=fixed", "diffusion.time=continuous"], "`time` has no effect with `schedule: fixed`"),
     (["diffusion.schedule=fixed", "diffusion.stratified=true"], "`stratified` has no effect with `schedule: fixed`"),
     (["diffusion.schedule=fixed", "diffusion.loss_weights=inverse_rate"], "`loss_weights: inverse_rate` has no effect with `schedule: fixed`"),
+    (["diffusion.loss_weights=learned_queries", "model.backbone=mlp"],
+     "scales attention queries, which `model.backbone: mlp` does not have: use hstu or transformer, or `loss_weights: learned`"),
     (["diffusion.schedule=fixed", "model.time_input=sinusoidal"], "`model.time_input` has no effect with `diffusion.schedule: fixed`"),
     (["model.rare_count=3"], "`rare_count` has no effect with `unknown: row`"),
 ])

@@ -225,6 +225,9 @@ class ModelConfig(_Section):
         return self
 
 
+LEARNED_WEIGHTS = ("learned", "learned_reversed", "learned_queries")
+
+
 class DiffusionConfig(_Section):
     """The corruption process of pre-training, and how the losses of masked tokens are added up.
 
@@ -234,7 +237,7 @@ class DiffusionConfig(_Section):
       stratified: the times of a batch of B samples lie one in each of B equal parts of (0, 1], in random order.
       label: "token": the label is a token like the others; "absent": it is always masked and never predicted, so that
         pre-training knows no labels and the click's scoring function starts untrained.
-      loss_weights: of a masked token's loss (see `trainer.diffusion.weights`).
+      loss_weights: of a masked token's loss (see `trainer.diffusion.weights`). "learned_queries" scales attention queries, too.
       held_out: how a sequence is pre-trained. "item": one of its items, drawn at random, is hidden and predicted from the rest;
         "history": it is masked as a whole and one item predicted; "none": it is never masked.
     """
@@ -244,7 +247,7 @@ class DiffusionConfig(_Section):
     stratified: bool = False
     fixed_rate: float = Setting(0.3, gt=0, lt=1, description="The masking rate of schedule `fixed`.")
     label: Literal["token", "absent"] = "token"
-    loss_weights: Literal["equal", "inverse_rate", "learned", "learned_reversed"] = "equal"
+    loss_weights: Literal["equal", "inverse_rate", "learned", "learned_reversed", "learned_queries"] = "equal"
     held_out: Literal["item", "history", "none"] = "item"
 
     @model_validator(mode="after")
@@ -459,6 +462,13 @@ class Config(_Section):
         if self.model.time_input != "none" and self.diffusion.schedule == "fixed":
             raise ValueError("`model.time_input` has no effect with `diffusion.schedule: fixed`, as all samples have the same masking "
                              "rate: use another schedule or `model.time_input: none`")
+        return self
+
+    @model_validator(mode="after")
+    def _queries_are_there_to_scale(self) -> "Config":
+        if self.diffusion.loss_weights == "learned_queries" and self.model.backbone not in ("hstu", "transformer"):
+            raise ValueError(f"`diffusion.loss_weights: learned_queries` scales attention queries, which `model.backbone: {self.model.backbone}` "
+                             "does not have: use hstu or transformer, or `loss_weights: learned`")
         return self
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from preprocessing.environment import available_cores
 from preprocessing.errors import UserError
 from preprocessing.schema import ListField, Schema, SequenceField
 from trainer.backbones import READ_IN_ORDER
-from trainer.config import Config, DcnConfig, MlpConfig, ModelConfig
+from trainer.config import LEARNED_WEIGHTS, Config, DcnConfig, MlpConfig, ModelConfig
 from trainer.diffusion.time import WAVES
 from trainer.input import decoded_row_bytes, fitting_batch_size
 from trainer.interest import recency_buckets
@@ -131,7 +131,7 @@ def parameter_counts(config: Config, schema: Schema) -> tuple[int, int]:
     dense += backbone + _scoring_parameters(model, fields, hidden) + 1  # temperature
     dense += _linear(hidden, dim) + 2  # label scoring
     dense += 2 * WAVES * dim * (model.time_input != "none")
-    if config.diffusion.loss_weights in ("learned", "learned_reversed"):
+    if config.diffusion.loss_weights in LEARNED_WEIGHTS:
         dense += fields + (config.diffusion.label == "token")
     return schema.table_rows * dim, dense + lists
 

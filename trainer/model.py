@@ -9,7 +9,7 @@ from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.backbones import READ_IN_ORDER, build_backbone
 from trainer.click_model import CLICK, ClickModel, Features, Stage
-from trainer.config import Config, DiffusionConfig, uses_labels
+from trainer.config import LEARNED_WEIGHTS, Config, DiffusionConfig, uses_labels
 from trainer.diffusion.objective import DiffusionObjective
 from trainer.diffusion.time import TimeInput
 from trainer.diffusion.weights import LearnedWeights
@@ -99,8 +99,11 @@ class DGenCTR(ClickModel):
         if self.time_input:
             times = self.time_input(tf.constant([1.0 / tokens.shape[1]]) if rates is None else rates)  # (1, d) or (B, d)
             tokens += times[:, tf.newaxis]
+        scales = {}
+        if self.run_config.diffusion.loss_weights == "learned_queries":
+            scales["query_scales"] = self.loss_weights.query_scales(tokens.shape[1])
         compiled = training and self.run_config.runtime.xla
-        return (self._compiled_backbone if compiled else self.backbone)(tokens, training=training, seed=seed)
+        return (self._compiled_backbone if compiled else self.backbone)(tokens, training=training, seed=seed, **scales)
 
     def raw_click_logits(self, features: Features) -> tf.Tensor:
         """logit of p(click | features), float [B]; the label token is always masked."""
@@ -178,6 +181,6 @@ class DGenCTR(ClickModel):
 
 
 def _learned_weights(config: DiffusionConfig, num_fields: int) -> LearnedWeights | None:
-    if config.loss_weights not in ("learned", "learned_reversed"):
+    if config.loss_weights not in LEARNED_WEIGHTS:
         return None
     return LearnedWeights(num_fields + (config.label == "token"), config.loss_weights == "learned_reversed", name="loss_weights")

@@ -9,6 +9,7 @@ import math
 import os
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ SIZE_BUCKETS = [2**power for power in range(15)]
 Labels = tuple[str, ...]
 
 
-class _Metric:
+class _Metric(ABC):
     kind: str
 
     def __init__(self, name: str, description: str, labels: Sequence[str] = ()):
@@ -33,8 +34,9 @@ class _Metric:
         yield f"# TYPE {self.name} {self.kind}"
         yield from self._samples()
 
+    @abstractmethod
     def _samples(self) -> Iterator[str]:
-        raise NotImplementedError
+        """The lines of its values."""
 
     def _sample(self, suffix: str, values: Labels, number: float, more: str = "") -> str:
         pairs = [f'{label}="{_escaped(value)}"' for label, value in zip(self.labels, values, strict=True)] + [more] * bool(more)

@@ -31,9 +31,11 @@ class HstuBlock(tf.keras.layers.Layer):
         x = tf.reshape(x, (-1, x.shape[1], self._heads, self._head_width))
         return tf.transpose(x, (0, 2, 1, 3))  # (B, heads, n, width / heads)
 
-    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
+    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None, query_scales: tf.Tensor | None = None) -> tf.Tensor:
         gate, value, query, key = tf.split(self._split(self._input_norm(x)), 4, axis=-1)  # each (B, n, width)
         value, query, key = self._to_heads(value), self._to_heads(query), self._to_heads(key)
+        if query_scales is not None:
+            query *= query_scales[:, tf.newaxis]
         attention = tf.nn.silu(tf.matmul(query, key, transpose_b=True)) / x.shape[1]  # (B, heads, n, n)
         attended = tf.transpose(tf.matmul(attention, value), (0, 2, 1, 3))  # (B, n, heads, width / heads)
         attended = self._output_norm(tf.reshape(attended, (-1, x.shape[1], x.shape[2])))

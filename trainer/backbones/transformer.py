@@ -31,15 +31,17 @@ class TransformerBlock(tf.keras.layers.Layer):
         self._feed_forward_output = Dense(config.width)
         self._dropout_rate = dropout_rate
 
-    def _attended(self, x: tf.Tensor) -> tf.Tensor:
+    def _attended(self, x: tf.Tensor, query_scales: tf.Tensor | None = None) -> tf.Tensor:
         heads = tf.reshape(self._split(x), (-1, x.shape[1], 3, self._heads, self._head_width))
         query, key, value = tf.unstack(tf.transpose(heads, (2, 0, 3, 1, 4)))  # each (B, heads, n, width / heads)
+        if query_scales is not None:
+            query *= query_scales[:, tf.newaxis]
         scores = tf.matmul(query * self._head_width**-0.5, key, transpose_b=True)  # (B, heads, n, n)
         mixed = tf.matmul(tf.nn.softmax(scores), value)
         return tf.reshape(tf.transpose(mixed, (0, 2, 1, 3)), (-1, x.shape[1], x.shape[2]))  # (B, n, width)
 
-    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None) -> tf.Tensor:
-        attended = self._attention_output(self._attended(self._attention_norm(x)))
+    def call(self, x: tf.Tensor, seed: tf.Tensor | None = None, query_scales: tf.Tensor | None = None) -> tf.Tensor:
+        attended = self._attention_output(self._attended(self._attention_norm(x), query_scales))
         x += dropout(attended, self._dropout_rate, layer_seed(seed, 0))
         fed = self._feed_forward_output(self._inner(self._feed_forward_norm(x)))
         return x + dropout(fed, self._dropout_rate, layer_seed(seed, 1))
