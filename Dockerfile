@@ -2,7 +2,7 @@
 #
 #   trainer      preprocessing, training, export, offline scoring, client
 #     docker run --rm -v "$PWD/data:/data" -v "$PWD/models:/models" dgenctr-trainer:0.1.0 \
-#       trainer.task --stage=finetune --data_dir=/data/log --model_dir=/models/first
+#       trainer.task --stage=all --data_dir=/data/log --model_dir=/models/first
 #   serving      the embedded server and `dgenctr-versions`, with a fifth of the trainer's packages
 #     docker run --rm -p 127.0.0.1:8500:8500 -p 127.0.0.1:8501:8501 -v "$PWD/exports:/models:ro" dgenctr-serving:0.1.0
 #   tf-serving   the official TensorFlow Serving, with the flags and files that docs/serving.md explains

@@ -429,6 +429,8 @@ def test_other_settings_than_the_checkpoints(patient):
     trained(patient)
     with pytest.raises(UserError, match=r"was trained with other settings \(seed: 1 -> 9\): give them with `--config"):
         doctor.check_same_settings(dataclasses.replace(patient, assignments=("seed=9",)))
+    allowed = dataclasses.replace(patient, assignments=("seed=9",), allow_changes=True)
+    assert doctor.check_same_settings(allowed) == "pretrain (with changes: seed: 1 -> 9) would go on"
 
 
 def test_no_pretraining_to_start_from(patient):

@@ -328,7 +328,7 @@ def test_rare_values_are_known_without_the_data_folder(tmp_path):
     (["model.scoring.candidates=full", "model.scoring.full_softmax_rows=10"], "`full_softmax_rows` has no effect with `candidates: full`"),
     (["model.scoring.candidates=full", "model.scoring.sampled_candidates=10"], "`sampled_candidates` has no effect"),
     (["model.scoring.candidates=batch", "model.scoring.full_softmax_rows=10"], "`full_softmax_rows` has no effect with `candidates: batch`"),
-    (["diffusion.fixed_rate=0.15"], "`fixed_rate` has no effect with `schedule: linear`: leave it out, received 0.15"),
+    (["diffusion.fixed_rate=0.15"], r"`fixed_rate` has no effect with `schedule: linear`: leave it out \(its default is 0.3\), received 0.15"),
     (["diffusion.schedule=fixed", "diffusion.time=continuous"], "`time` has no effect with `schedule: fixed`"),
     (["diffusion.schedule=fixed", "diffusion.stratified=true"], "`stratified` has no effect with `schedule: fixed`"),
     (["diffusion.schedule=fixed", "diffusion.loss_weights=inverse_rate"], "`loss_weights: inverse_rate` has no effect with `schedule: fixed`"),

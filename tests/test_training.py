@@ -14,7 +14,16 @@ from data_folders import write_data_folder
 
 from preprocessing.errors import UserError
 from trainer import task
-from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, load_trained, restore_model, seal
+from trainer.checkpoints import (
+    RANDOM,
+    StageCheckpoints,
+    TrainingState,
+    differences,
+    load_trained,
+    network_differences,
+    restore_model,
+    seal,
+)
 from trainer.config import load_config
 from trainer.input import DataFolder
 from trainer.model import DGenCTR
@@ -149,6 +158,16 @@ def test_another_network_than_the_pretrained_one_is_refused(trained, data, tmp_p
     shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
     message = user_error(capsys, "--stage=finetune", *flags(data, tmp_path / "run", "model.embedding_dim=8"))
     assert "has another network (model.embedding_dim: 4 -> 8)" in message
+
+
+@pytest.mark.parametrize(("stored", "now", "another"), [
+    ("equal", "inverse_rate", False), ("learned", "learned_reversed", False), ("equal", "learned", True), ("learned", "learned_queries", True)])
+def test_learned_weights_belong_to_the_network(stored, now, another):
+    before, after = (load_config(None, ["model.backbone=hstu", f"diffusion.loss_weights={weights}"]) for weights in (stored, now))
+    named = [f"diffusion.loss_weights: {stored} -> {now}"]
+    assert network_differences(before, after, "pretrain") == named * another
+    # Resuming fine-tuning, the variables of which are the same, may not change what attention computes.
+    assert bool(differences(before, after, "finetune")) == (now == "learned_queries")
 
 
 def test_other_data_is_refused(trained, data, tmp_path, capsys):

@@ -34,7 +34,7 @@ from preprocessing.schema import (
     TableField,
     load_schema,
 )
-from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, open_checkpoint
+from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, network_differences, open_checkpoint
 from trainer.click_model import ClickModel, Stage
 from trainer.config import Config
 from trainer.input import DataFolder
@@ -181,7 +181,7 @@ class EarlierModel:
     def require_network(self, config: Config) -> None:
         """Refuses another network; which fields are ignored is seen from the fields that are read (`match_fields`)."""
         stored = self._checkpoints.config(self.best)
-        changed = [line for line in differences(stored, config, self._stage) if line.startswith("model.") and "ignored_fields" not in line]
+        changed = [line for line in network_differences(stored, config, self._stage) if "ignored_fields" not in line]
         if changed:
             raise UserError(f"--init_from {self._model_dir} has another network ({'; '.join(changed)}): give its configuration "
                             f"with --config {self.best / CONFIG_FILE}")

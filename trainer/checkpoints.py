@@ -29,7 +29,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import flush, sha256, write_atomically
 from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.click_model import ClickModel, Stage
-from trainer.config import Config, load_config
+from trainer.config import LEARNED_WEIGHTS, Config, load_config
 from trainer.distribute import first_copy
 from trainer.metrics import Calibration
 from trainer.models import build_model
@@ -383,6 +383,15 @@ def differences(stored: Config, current: Config, stage: Stage) -> list[str]:
     before, after = stored.settings_of(stage), current.settings_of(stage)
     for section in {**before, **after}:
         compare(before.get(section), after.get(section), section)
+    return found
+
+
+def network_differences(stored: Config, current: Config, stage: Stage) -> list[str]:
+    """The differences that make another network: other variables, or something else computed from them."""
+    found = [line for line in differences(stored, current, stage) if line.startswith("model.")]
+    before, now = stored.diffusion.loss_weights, current.diffusion.loss_weights
+    if (before in LEARNED_WEIGHTS) != (now in LEARNED_WEIGHTS) or stored.scales_queries != current.scales_queries:
+        found.append(f"diffusion.loss_weights: {before} -> {now}")
     return found
 
 

@@ -20,7 +20,8 @@ class _Section(BaseModel):
         for name in names:
             received, default = getattr(self, name), type(self).model_fields[name].default
             if received != default:
-                raise ValueError(f"`{name}` has no effect {reason}: leave it out, received {received}")
+                known = "" if isinstance(default, BaseModel) else f" (its default is {default})"
+                raise ValueError(f"`{name}` has no effect {reason}: leave it out{known}, received {received}")
 
 
 class DcnConfig(_Section):
@@ -277,7 +278,7 @@ class StageConfig(_Section):
       new_rows: with --init_from, where a table row starts whose value the earlier model did not know: at the mask embedding
         of its field, or at the field's row of unknown values.
       averaging: factor d of an exponential moving average of all weights, a step; the averaged weights are what is validated,
-        saved as the model and exported. Of t steps no more than the last tenth or so counts. 0: none (see `trainer.averaging`).
+        saved as the model and exported. What counts is on average a tenth of the t steps so far old, at most. 0: none (see `trainer.averaging`).
     """
 
     epochs: int = Setting(ge=1)
@@ -466,7 +467,8 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _queries_are_there_to_scale(self) -> "Config":
-        if self.diffusion.loss_weights == "learned_queries" and self.model.backbone not in ("hstu", "transformer"):
+        attends = self.model.kind != "dgenctr" or self.model.backbone in ("hstu", "transformer")
+        if self.scales_queries and not attends:
             raise ValueError(f"`diffusion.loss_weights: learned_queries` scales attention queries, which `model.backbone: {self.model.backbone}` "
                              "does not have: use hstu or transformer, or `loss_weights: learned`")
         return self
@@ -506,7 +508,15 @@ class Config(_Section):
         """What the result of a stage depends on, beside its data and its start: the seed, and sections as plain values."""
         diffuses = stage == "pretrain" or self.finetune.auxiliary_diffusion
         sections = ("seed", "model", "input", "runtime", stage) + (("diffusion",) if diffuses else ())
-        return self.model_dump(mode="json", include=set(sections))
+        settings = self.model_dump(mode="json", include=set(sections))
+        if not diffuses and self.scales_queries:
+            settings["diffusion"] = {"loss_weights": self.diffusion.loss_weights}
+        return settings
+
+    @property
+    def scales_queries(self) -> bool:
+        """Whether the network's attention depends on the learned weights of losses."""
+        return self.diffusion.loss_weights == "learned_queries"
 
 
 def uses_labels(config: Config) -> bool:

@@ -58,6 +58,7 @@ class Patient:
       data_dir, model_dir: None where the flag was not given.
       config_path, assignments: as for training.
       needs_pretraining: whether fine-tuning is meant to start from pre-training.
+      allow_changes: whether a stage that has begun may go on with other settings.
     """
 
     data_dir: Path | None = None
@@ -65,6 +66,7 @@ class Patient:
     config_path: str | None = None
     assignments: tuple[str, ...] = ()
     needs_pretraining: bool = True
+    allow_changes: bool = False
 
     def command(self, stage: str) -> str:
         """What the user types to run a stage on these folders."""
@@ -489,10 +491,11 @@ def check_same_settings(patient: Patient) -> str:
         last = checkpoints.last()
         if not last:
             continue
-        if changed := differences(checkpoints.config(last), resolved(patient.config), stage):
+        changed = differences(checkpoints.config(last), resolved(patient.config), stage)
+        if changed and not patient.allow_changes:
             raise UserError(f"{checkpoints.stage_dir} was trained with other settings ({'; '.join(changed)}): give them with "
                             f"`--config {last / 'config.yaml'}`, or another --model_dir")
-        begun.append(stage)
+        begun.append(stage + f" (with changes: {'; '.join(changed)})" * bool(changed))
     if not begun:
         raise Inapplicable("nothing has been trained yet")
     return f"{' and '.join(begun)} would go on"

@@ -12,6 +12,7 @@ from preprocessing.schema import SCHEMA_FILE, SPLITS
 from trainer import plots
 from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained
 from trainer.click_model import FIELD
+from trainer.config import ScoringConfig
 from trainer.input import DataFolder
 from trainer.metrics import click_metrics, normalized_entropy
 from trainer.prediction import Predictor
@@ -63,7 +64,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
         "scores.png": plots.score_distribution(predictions),
     }
     denoised = bool(pretraining) and StageCheckpoints(model_dir, "pretrain").config().pretrain.objective == "diffusion"
-    if denoised and (losses := _field_losses(pretraining, data, model.run_config.model.scoring.full_softmax_rows)):
+    if denoised and (losses := _field_losses(pretraining, data, model.run_config.model.scoring)):
         images["field_losses.png"] = plots.field_losses(losses)
     for name, figure in images.items():
         plots.save(figure, report_dir / name)
@@ -74,16 +75,16 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
     return metrics
 
 
-def _field_losses(history: list[dict], data: DataFolder, full_softmax_rows: int) -> dict[str, tuple[float, float]]:
+def _field_losses(history: list[dict], data: DataFolder, scoring: ScoringConfig) -> dict[str, tuple[float, float]]:
     """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats.
 
-    Larger fields are left out: their loss is over candidates, which no entropy over the whole field compares with. So are
+    Fields that are scored against candidates are left out, as their loss is over these, which no entropy over the whole field compares with. So are
     fields whose loss the history does not name, as before losses were called `field/NAME`.
     """
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
     losses = {}
     for field, counts in zip(data.schema.token_fields, data.field_frequencies, strict=True):
-        if field.rows <= full_softmax_rows and FIELD + field.name in best:
+        if scoring.is_full(field.rows) and FIELD + field.name in best:
             shares = counts[counts > 0] / counts.sum()
             losses[field.name] = (best[FIELD + field.name], float(-(shares * np.log(shares)).sum()))
     return losses

@@ -461,7 +461,7 @@ def refusal(prediction: Prediction, config: Config, schema: Schema, rows: Mappin
     advised = ", ".join(f"`{flag}` ({peak / 1e9:.2f} GB)" for peak, flag in sorted(advice))
     return (f"{stage} would take {prediction.peak / 1e9:.2f} GB of memory ({largest}, ...) and {limit / 1e9:.2f} GB may be used: "
             f"try {advised}, a larger min_count in the schema (fewer rows of the table), or parameter servers "
-            "(docs/scaling.md); `--set memory_limit_gb=...` sets another limit")
+            "(docs/scaling.md; without `averaging`); `--set memory_limit_gb=...` sets another limit")
 
 
 def require_memory(stage: str, config: Config, schema: Schema, rows: Mapping[str, int], resumed: bool = False) -> None:

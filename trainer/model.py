@@ -100,7 +100,7 @@ class DGenCTR(ClickModel):
             times = self.time_input(tf.constant([1.0 / tokens.shape[1]]) if rates is None else rates)  # (1, d) or (B, d)
             tokens += times[:, tf.newaxis]
         scales = {}
-        if self.run_config.diffusion.loss_weights == "learned_queries":
+        if self.run_config.scales_queries:
             scales["query_scales"] = self.loss_weights.query_scales(tokens.shape[1])
         compiled = training and self.run_config.runtime.xla
         return (self._compiled_backbone if compiled else self.backbone)(tokens, training=training, seed=seed, **scales)

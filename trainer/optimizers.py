@@ -15,7 +15,7 @@ def log_kept(steps: tf.Tensor, factor: float) -> tf.Tensor:
     """log D_t = sum_{j=1..t} log d_j, d_j = min(factor, (1 + j) / (10 + j)): how much t steps leave of what an average was before.
 
     Weights travel far in their first steps. A factor near 1 from the start on would keep these in the average for 1 / (1 - factor)
-    steps; this one forgets all but the last tenth of the steps so far, until that is as many.
+    steps; with this one their mean age is a tenth of the steps so far, until that is as many.
 
     Args:
       steps: t, int of any shape.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from preprocessing.errors import UserError
 from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
-from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, schema_differences
+from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, network_differences, schema_differences
 from trainer.click_model import Stage
 from trainer.config import Config, FinetuneConfig, uses_labels
 from trainer.distribute import Distribution
@@ -93,8 +93,9 @@ def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, 
     stage_dir, state = checkpoints.stage_dir, checkpoints.state(last)
     changed = differences(checkpoints.config(last), config, checkpoints.stage)
     if changed and not allow_changes:
-        raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): give the stored configuration, "
-                        "add --allow_changes to continue with the new one, or give another --model_dir")
+        raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): give the stored configuration "
+                        "or another --model_dir, or add --allow_changes to continue with the new one, which fails where its network has "
+                        "other variables or `averaging` is left out")
     if state.data != data.checksum:
         raise UserError(f"{stage_dir} holds a run on other data than {data.path} ({_other_data(stage_dir.parent, data)}): give the "
                         "data folder it was trained on, or another --model_dir")
@@ -112,8 +113,7 @@ def require_pretraining(pretrained: StageCheckpoints, config: Config, data: Data
         raise UserError(
             f"no pre-trained checkpoint in {pretrained.stage_dir}: run `python -m trainer.task --stage=pretrain` with the same "
             "--model_dir first, or train without pre-training by adding --from_scratch")
-    if pretrained.config().model != config.model:
-        changed = [line for line in differences(pretrained.config(), config, "pretrain") if line.startswith("model.")]
+    if changed := network_differences(pretrained.config(), config, "pretrain"):
         raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
                         "fine-tune with the configuration it was pre-trained with")
     before, now = pretrained.config().input.label_share, config.input.label_share

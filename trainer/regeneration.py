@@ -26,7 +26,7 @@ class Regenerator:
 
     The second is a Gibbs step, which leaves the joint distribution of features and label as it is: where the generator is right,
     (x', y) is as good as (x, y). It scores the values of the first of the fields, the others masked with it, among the rows of
-    the batch, weighted by 1 / q(v) for how these were drawn (`FieldDistributions.candidates`). The first is right where, given
+    the batch, weighted by 1 / q(v) for how these were drawn (`FieldDistributions.draw_row`). The first is right where, given
     the label, the fields do not depend on the rest, as in a log whose non-clicks were drawn at random.
 
     A drawn non-click may be a click that the log knows. With `clicked`, such a draw is refused and the row stays as it is, as a log

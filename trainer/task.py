@@ -159,7 +159,8 @@ def _examine(arguments: argparse.Namespace) -> int:
     folders = {name: Path(value) if value else None for name, value in
                (("data_dir", arguments.data_dir), ("model_dir", arguments.model_dir))}
     return examine(Patient(**folders, config_path=arguments.config, assignments=tuple(arguments.assignments),
-                           needs_pretraining=not (arguments.from_scratch or arguments.init_from)))
+                           needs_pretraining=not (arguments.from_scratch or arguments.init_from),
+                           allow_changes=arguments.allow_changes))
 
 
 def run(argv: Sequence[str]) -> int | None:

@@ -11,7 +11,7 @@ def mask_tokens(rates: tf.Tensor, scorable: tf.Tensor, seed: tf.Tensor) -> tf.Te
 
         M_k = 1  iff  u_k < rate or u_k = min_j u_j,   u_k ~ U(0, 1) for scorable tokens
 
-    The minimum is masked anyway unless nothing else is, so the second condition only mends empty masks.
+    Where anything is masked the smallest u is, too, so the second condition only mends masks that would be empty.
 
     Args:
       rates: float [B].

@@ -32,14 +32,14 @@ class LearnedWeights(tf.keras.layers.Layer):
 
     where sg is constant under differentiation, so that in brackets nothing is added to the loss. Either way s_k approaches
     log 2 l_k of the field's mean loss l_k, and a field of large loss then weighs 1 / (2 l_k), or in proportion to l_k (with mean 1
-    over the fields; exp(s_k) in place of exp(-s_k) alone would have no minimum). The scales of queries do not train s_k, and stay in
-    fine-tuning as pre-training left them.
+    over the fields; exp(s_k) in place of exp(-s_k) alone would have no minimum). The scales of queries do not train s_k. Fine-tuning takes s_k over
+    with the network (where `finetune.transfer` leaves it out, all scales are 1) and trains it beside `auxiliary_diffusion` alone.
 
     Args:
       tokens: N + 1.
-      reversed: which of the two.
+      reversed: whether it is `learned_reversed`.
 
-    Source: arXiv 2605.24986; its queries are scaled always.
+    Source: arXiv 2605.24986, where queries are always scaled.
     """
 
     def __init__(self, tokens: int, reversed: bool, **kwargs):
