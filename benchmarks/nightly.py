@@ -31,6 +31,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.stats import ttest_rel
 
+from benchmarks.accuracy.statistics import probability
 from preprocessing import errors
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
@@ -256,7 +257,7 @@ def _mean_and_spread(values: Sequence[float]) -> str:
 
 def _difference(rows: list[dict], name: str, control: str, group: str) -> str:
     ours, theirs = ([row[group] for row in rows if row["arm"] == arm] for arm in (name, control))
-    chance = f" (p = {ttest_rel(ours, theirs).pvalue:.3f})" if len(ours) > 1 else ""
+    chance = f" ({probability(ttest_rel(ours, theirs).pvalue)})" if len(ours) > 1 else ""
     return f"{np.mean(np.subtract(ours, theirs)):+.4f}{chance}"
 
 

@@ -274,6 +274,7 @@ def test_spread_by_hand():
 def test_paired_difference_by_hand():
     # Differences 0.02 and 0.01: t = 0.015 / 0.005 = 3 with one degree of freedom, p = 0.205.
     assert paired_difference(runs_of(0.72, 0.73), runs_of(0.70, 0.72), at("value")).text(5) == "+0.01500 (p = 0.205)"
+    assert statistics.Difference(0.01, 0.0004, 5).text(3) == "+0.010 (p < 0.001)"
     # Only seeds of both, and no test on one or without spread.
     assert paired_difference(runs_of(0.72), runs_of(0.70, 0.72), at("value")) == statistics.Difference(pytest.approx(0.02), None, 1)
     assert paired_difference(runs_of(0.3, 0.4), runs_of(0.2, 0.3), at("value")).p is None

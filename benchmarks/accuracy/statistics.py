@@ -38,7 +38,11 @@ class Difference:
     seeds: int
 
     def text(self, digits: int) -> str:
-        return f"{self.mean:+.{digits}f}" + ("" if self.p is None else f" (p = {self.p:.3f})")
+        return f"{self.mean:+.{digits}f}" + ("" if self.p is None else f" ({probability(self.p)})")
+
+
+def probability(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def paired_difference(runs: Runs, control: Runs, measure: Measure) -> Difference | None:
