@@ -24,7 +24,7 @@ from benchmarks.accuracy.plan import Planned, Pretraining, Run, Settings, plan
 from benchmarks.accuracy.report import Results, calibration_table, curve_table, main_table, slice_table, write
 from benchmarks.accuracy.schedule import Job, Schedule, clock, last_line
 from benchmarks.accuracy.statistics import at, paired_difference, spread
-from benchmarks.accuracy.suite import SUITES, load_suite
+from benchmarks.accuracy.suite import SUITES, Section, load_suite
 from benchmarks.accuracy.task import Task, commands
 from preprocessing.errors import UserError
 from trainer.config import load_config
@@ -67,6 +67,7 @@ def test_at_a_point_an_arm_is_pretrained_by_the_other_arm_at_that_point(tmp_path
     ({"arms": {"scratch": {"stages": ["pretrain"]}}}, "arms.scratch: stages must be [pretrain, finetune], or [finetune] to train from scratch"),
     ({"arms": {"scratch": {"stages": ["finetune"], "pretrained_by": "ours"}}}, "arms.scratch: pretrained_by has no effect with stages [finetune]"),
     ({"controls": ["nobody"]}, "controls: 'nobody' is no arm; choose from 'scratch', 'ours'"),
+    ({"sections": [{"title": "A", "arms": ["scratch", "ours"], "controls": ["nobody"]}]}, "sections.0.controls: 'nobody' is no arm; choose"),
     ({"dataset": "letters"}, "dataset: 'letters' is not a recipe; choose one of ['avazu'"),
     ({"config": "configs/none.yaml"}, "config: no file configs/none.yaml in the project's folder"),
     ({"sections": [{"title": "A", "arms": ["scratch"]}]}, "sections: 'ours' is in no section and no curve"),
@@ -304,17 +305,25 @@ def results_of(folder, rows, split="test", **changes):
 FOUR = {("scratch", 1): row(0.70), ("ours", 1): row(0.72, 30), ("scratch", 2): row(0.72), ("ours", 2): row(0.73, 20)}
 
 
+BOTH = Section(title="Both", arms=("scratch", "ours"))
+
+
 def test_main_table_has_spread_differences_and_cost(tmp_path):
-    header, scratch, ours = main_table(results_of(tmp_path, FOUR), ["scratch", "ours"])
+    header, scratch, ours = main_table(results_of(tmp_path, FOUR), BOTH)
     assert header == ["arm", "seeds", "test AUC", "test logloss", "test ECE", "test bias", "AUC - scratch", "logloss - scratch",
                       "passes", "minutes", "peak GB"]
     assert scratch[:3] == ["scratch", "2", f"0.71000 +- {0.02 / np.sqrt(2):.5f}"] and scratch[6:8] == ["", ""]
     assert ours[6:] == ["+0.01500 (p = 0.205)", "+0.00000", "25.0", "1.0", "1.50"]
 
 
+def test_a_section_may_have_controls_of_its_own(tmp_path):
+    header, scratch, ours = main_table(results_of(tmp_path, FOUR), Section(title="Both", arms=("scratch", "ours"), controls=("ours",)))
+    assert header[6:8] == ["AUC - ours", "logloss - ours"] and scratch[6] == "-0.01500 (p = 0.205)" and ours[6] == ""
+
+
 def test_unfinished_arms_are_named_and_those_without_runs_left_out(tmp_path):
     results = results_of(tmp_path, {("scratch", 1): row(0.7), ("scratch", 2): row(0.7)})
-    assert [line[0] for line in main_table(results, ["scratch", "ours"])] == ["arm", "scratch"]
+    assert [line[0] for line in main_table(results, BOTH)] == ["arm", "scratch"]
     page = write(results, "tiny", tmp_path / "out").read_text()
     assert "Unfinished, so with fewer seeds or left out: ours (0 of 2 seeds)." in page and "`the command`" in page
 

@@ -141,7 +141,7 @@ def _report(suite: Suite, path: Path, planned: Sequence[Planned], arguments: arg
     file = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path.name
     results = Results.of(suite, planned, split, command + (" --valid_only" if arguments.valid_only else ""), str(file))
     for section in suite.tables:
-        header, *lines = main_table(results, section.arms)
+        header, *lines = main_table(results, section)
         if lines:
             print_table(section.title, lines, tuple(header))
     output = arguments.output or (work_dir / "valid" if arguments.valid_only else REPOSITORY / "docs" / "results")

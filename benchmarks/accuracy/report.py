@@ -18,7 +18,7 @@ from benchmarks.accuracy.statistics import (
     slice_measure,
     spread,
 )
-from benchmarks.accuracy.suite import Curve, Suite
+from benchmarks.accuracy.suite import Curve, Section, Suite
 from preprocessing.files import write_atomically
 from trainer import plots
 from trainer.slices import bucket_names
@@ -94,7 +94,7 @@ def page(results: Results, images: Mapping[str, str]) -> str:
     """
     parts = [f"# {results.suite.title}", results.suite.about.strip(), _circumstances(results)]
     for section in results.suite.tables:
-        parts += [f"## {section.title}", section.text.strip(), markdown(main_table(results, section.arms))]
+        parts += [f"## {section.title}", section.text.strip(), markdown(main_table(results, section))]
     for number, curve in enumerate(results.suite.curves):
         parts += [f"## {curve.title}", _image(images, f"curve_{number}"), CURVE_TEXT.format(control=curve.arms[0], setting=curve.setting),
                   markdown(curve_table(results, curve))]
@@ -134,9 +134,9 @@ def _circumstances(results: Results) -> str:
     return text
 
 
-def main_table(results: Results, arms: Sequence[str]) -> Table:
-    """Metrics of each arm, paired differences from each control, and what it cost."""
-    controls = results.suite.controls
+def main_table(results: Results, section: Section) -> Table:
+    """Metrics of each arm of a section, paired differences from each control, and what it cost."""
+    arms, controls = section.arms, section.controls or results.suite.controls
     shown = [metric for metric in METRICS if any(_present(results, arm, metric[0]) for arm in arms)]
     header = ["arm", "seeds", *(f"{results.split} {title}" for _, title, _ in shown)]
     header += [f"{metric} - {control}" for control in controls for metric in ("AUC", "logloss")] + list(COST_HEADER)

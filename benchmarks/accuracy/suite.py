@@ -50,11 +50,16 @@ class Arm(_Strict):
 
 
 class Section(_Strict):
-    """A table of the page."""
+    """A table of the page.
+
+    Attributes:
+      controls: arms that those of the table are compared with; by default the suite's.
+    """
 
     title: str
     text: str = ""
     arms: tuple[str, ...] = Setting(min_length=1)
+    controls: tuple[str, ...] = Setting((), max_length=2)
 
 
 class Point(_Strict):
@@ -187,7 +192,8 @@ def load_suite(path: Path) -> Suite:
     if idle:
         raise UserError(f"{origin}: sections: {', '.join(map(repr, idle))} is in no section and no curve: add it to one, or remove the arm")
     compared = set(run) | {arm for curve in suite.curves for arm in curve.arms}
-    _require_known(compared, [("controls", suite.controls)], f"{origin}: ", "arm of a section or curve")
+    of_sections = [(f"sections.{number}.controls", section.controls) for number, section in enumerate(suite.sections)]
+    _require_known(compared, [("controls", suite.controls), *of_sections], f"{origin}: ", "arm of a section or curve")
     drawn = [("learning_curves", suite.learning_curves), ("slices.arms", suite.slices.arms if suite.slices else ())]
     _require_known(run, drawn, f"{origin}: ", "arm of a section")
     return suite
@@ -201,6 +207,7 @@ def _mentioned_arms(suite: Suite) -> Iterable[tuple[str, Sequence[str]]]:
     yield "controls", suite.controls
     for number, section in enumerate(suite.sections):
         yield f"sections.{number}.arms", section.arms
+        yield f"sections.{number}.controls", section.controls
     for number, curve in enumerate(suite.curves):
         yield f"curves.{number}.arms", curve.arms
     for name, arm in suite.arms.items():
