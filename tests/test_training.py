@@ -157,7 +157,7 @@ def test_another_configuration_is_refused_with_the_difference(trained, data, cap
 def test_another_network_than_the_pretrained_one_is_refused(trained, data, tmp_path, capsys):
     shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
     message = user_error(capsys, "--stage=finetune", *flags(data, tmp_path / "run", "model.embedding_dim=8"))
-    assert "has another network (model.embedding_dim: 4 -> 8)" in message
+    assert "has another network (model.embedding_dim: 4 -> 8)" in message and "/config.yaml`" in message
 
 
 @pytest.mark.parametrize(("stored", "now", "another"), [

@@ -278,7 +278,8 @@ class StageConfig(_Section):
       new_rows: with --init_from, where a table row starts whose value the earlier model did not know: at the mask embedding
         of its field, or at the field's row of unknown values.
       averaging: factor d of an exponential moving average of all weights, a step; the averaged weights are what is validated,
-        saved as the model and exported. What counts is on average a tenth of the t steps so far old, at most. 0: none (see `trainer.averaging`).
+        saved as the model and exported. What counts is on average a tenth of the t steps so far old, at most. 0: none (see
+        `trainer.averaging`).
     """
 
     epochs: int = Setting(ge=1)

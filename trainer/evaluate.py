@@ -78,8 +78,8 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
 def _field_losses(history: list[dict], data: DataFolder, scoring: ScoringConfig) -> dict[str, tuple[float, float]]:
     """Per field: validation loss of the best pre-trained checkpoint, and entropy of its training frequencies, in nats.
 
-    Fields that are scored against candidates are left out, as their loss is over these, which no entropy over the whole field compares with. So are
-    fields whose loss the history does not name, as before losses were called `field/NAME`.
+    Fields that are scored against candidates are left out: their loss is over these, which no entropy over the whole field
+    compares with. So are fields whose loss the history does not name, as before losses were called `field/NAME`.
     """
     best = min(history, key=lambda record: record["valid"]["loss"])["valid"]
     losses = {}

@@ -115,7 +115,7 @@ def require_pretraining(pretrained: StageCheckpoints, config: Config, data: Data
             "--model_dir first, or train without pre-training by adding --from_scratch")
     if changed := network_differences(pretrained.config(), config, "pretrain"):
         raise UserError(f"the pre-trained checkpoint {best} has another network ({'; '.join(changed)}): "
-                        "fine-tune with the configuration it was pre-trained with")
+                        f"fine-tune with the configuration it was pre-trained with, `--config {best / CONFIG_FILE}`")
     before, now = pretrained.config().input.label_share, config.input.label_share
     if before > now and uses_labels(pretrained.config()):
         raise UserError(f"the pre-trained checkpoint {best} has learnt from the labels of input.label_share={before:g} of the training "

@@ -32,8 +32,10 @@ class LearnedWeights(tf.keras.layers.Layer):
 
     where sg is constant under differentiation, so that in brackets nothing is added to the loss. Either way s_k approaches
     log 2 l_k of the field's mean loss l_k, and a field of large loss then weighs 1 / (2 l_k), or in proportion to l_k (with mean 1
-    over the fields; exp(s_k) in place of exp(-s_k) alone would have no minimum). The scales of queries do not train s_k. Fine-tuning takes s_k over
-    with the network (where `finetune.transfer` leaves it out, all scales are 1) and trains it beside `auxiliary_diffusion` alone.
+    over the fields; exp(s_k) in place of exp(-s_k) alone would have no minimum).
+
+    The scales of queries do not train s_k. Fine-tuning takes s_k over with the network (where `finetune.transfer` leaves it out, all
+    scales are 1) and trains it beside `auxiliary_diffusion` alone.
 
     Args:
       tokens: N + 1.
