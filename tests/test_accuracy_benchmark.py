@@ -19,9 +19,17 @@ from noting_worker import note
 from benchmarks.accuracy import __main__ as accuracy
 from benchmarks.accuracy import statistics
 from benchmarks.accuracy.cost import passes_per_epoch
-from benchmarks.accuracy.measures import CALIBRATIONS, calibrated_metrics, calibrator
+from benchmarks.accuracy.measures import CALIBRATIONS, calibrated_metrics, calibrator, save_predictions
 from benchmarks.accuracy.plan import Planned, Pretraining, Run, Settings, plan
-from benchmarks.accuracy.report import Results, calibration_table, curve_table, main_table, slice_table, write
+from benchmarks.accuracy.report import (
+    Results,
+    averages_table,
+    calibration_table,
+    curve_table,
+    main_table,
+    slice_table,
+    write,
+)
 from benchmarks.accuracy.schedule import Job, Schedule, clock, last_line
 from benchmarks.accuracy.statistics import at, paired_difference, spread
 from benchmarks.accuracy.suite import SUITES, Section, load_suite
@@ -346,6 +354,24 @@ def test_slices_and_calibration_are_tables(tmp_path):
     assert calibration_table(results)[1] == ["scratch", "0.50000", *["0.40000"] * 3, "0.0100", *["0.0050"] * 3, "0.1000"]
     page = write(results, "tiny", tmp_path / "out").read_text()
     assert all(f"({name}.png)" in page and (tmp_path / "out" / f"{name}.png").is_file() for name in ("tiny_slices_0", "tiny_learning_curves"))
+
+
+def test_runs_are_averaged_by_their_logits(tmp_path):
+    # Each run ranks one non-click above a click, another one in each: of 4 pairs 3 are right. Their mean has them all right.
+    suite = load_suite(write_suite(tmp_path))
+    planned = plan(suite, suite.run_names(), [1, 2], tmp_path / "data", "checksum", tmp_path / "work")
+    for one in planned:
+        Path(one.run.folder).mkdir(parents=True)
+        one.run.row_file.write_text(json.dumps(row(0.75)))
+        logits = [-2, 0.5, 0, 2] if one.run.seed == 1 else [0.5, -2, 0, 2]
+        if one.arm == "ours" or one.run.seed == 1:  # scratch has lost the predictions of a run
+            save_predictions(predictions([0, 0, 1, 1], logits), one.run.predictions_file("test"))
+    results = Results.of(suite, planned, "test", "the command", "the suite's file")
+    header, ours = averages_table(results)
+    assert header[:4] == ["arm", "runs", "AUC", "AUC - mean of runs"]
+    logloss = np.log1p(np.exp([-0.75, -0.75, 0, -2])).mean()
+    assert ours == ["ours", "2", "1.00000", "+0.25000", f"{logloss:.5f}", f"{logloss - 0.5:+.5f}", "", ""]
+    assert "## Averaged over seeds" in write(results, "tiny", tmp_path / "out").read_text()
 
 
 def test_of_valid_only_nothing_of_the_test_split_is_shown(tmp_path):

@@ -1,7 +1,8 @@
-"""The figures of a run: metrics of each split, what calibration changes, cold slices."""
+"""The figures of a run, metrics of each split, what calibration changes, cold slices; and of runs that are averaged."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy.special import logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from preprocessing.files import replaced_file
 from trainer.metrics import Predictions, click_metrics
 from trainer.slices import slices_of
 
@@ -44,6 +46,22 @@ def calibrated_metrics(fitted_on: Predictions, applied_to: Predictions) -> dict[
         found[kind] = {name: metrics[name] for name in CALIBRATED}
     return found
 
+
+def seed_average(runs: Sequence[Predictions]) -> Predictions:
+    """Predictions of the same rows by runs that differ in their seed: the mean of their logits."""
+    return replace(runs[0], logits=np.mean([run.logits for run in runs], axis=0, dtype=np.float64))
+
+
+def save_predictions(predictions: Predictions, path: Path) -> None:
+    """Writes them whole or not at all."""
+    arrays = {name: values for name, values in asdict(predictions).items() if values is not None}
+    with replaced_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def load_predictions(path: Path) -> Predictions:
+    with np.load(path) as arrays:
+        return Predictions(**arrays)
 
 
 def figures_of(split: str, predictions: dict[str, Predictions], sliced_by: Sequence[str], data: "DataFolder") -> dict:

@@ -61,6 +61,9 @@ class Run:
     def row_file(self) -> Path:
         return Path(self.folder) / ROW_FILE
 
+    def predictions_file(self, split: str) -> Path:
+        return Path(self.folder) / f"{split}.npz"
+
     def row(self) -> dict | None:
         """The figures of the run; None until it has finished."""
         return json.loads(self.row_file.read_text(encoding="utf-8")) if self.row_file.is_file() else None

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy import figures
-from benchmarks.accuracy.measures import CALIBRATIONS
-from benchmarks.accuracy.plan import Planned
+from benchmarks.accuracy.measures import CALIBRATIONS, load_predictions, seed_average
+from benchmarks.accuracy.plan import Planned, Run
 from benchmarks.accuracy.statistics import (
     Difference,
     Measure,
@@ -21,6 +21,7 @@ from benchmarks.accuracy.statistics import (
 from benchmarks.accuracy.suite import Curve, Section, Suite
 from preprocessing.files import write_atomically
 from trainer import plots
+from trainer.metrics import click_metrics
 from trainer.slices import bucket_names
 
 # Metric, its name, digits.
@@ -34,6 +35,7 @@ class Results:
 
     Attributes:
       arms: rows by arm and seed; arms without a finished run have none.
+      averages: metrics of the seeds' averaged logits, of arms with several finished runs.
       split: whose figures are shown: "test", or "valid" while settings are being chosen.
       seeds: that were asked for.
       command: that makes them.
@@ -42,6 +44,7 @@ class Results:
 
     suite: Suite
     arms: dict[str, dict[int, dict]]
+    averages: dict[str, dict[str, float]]
     split: str
     seeds: tuple[int, ...]
     command: str
@@ -51,12 +54,15 @@ class Results:
     def of(cls, suite: Suite, planned: Sequence[Planned], split: str, command: str, file: str) -> "Results":
         """Reads the rows of finished runs; one that has not predicted the split is not finished."""
         arms: dict[str, dict[int, dict]] = {one.arm: {} for one in planned}
+        finished: dict[str, list[Run]] = {one.arm: [] for one in planned}
         for one in planned:
             row = one.run.row()
             if row and split in row:
                 arms[one.arm][one.run.seed] = {"arm": one.arm} | {key: value for key, value in row.items()
                                                                   if key != "test" or split == "test"}
-        return cls(suite, arms, split, tuple(dict.fromkeys(one.run.seed for one in planned)), command, file)
+                finished[one.arm].append(one.run)
+        averages = {arm: metrics for arm, runs in finished.items() if (metrics := _averaged(runs, split))}
+        return cls(suite, arms, averages, split, tuple(dict.fromkeys(one.run.seed for one in planned)), command, file)
 
     def runs(self, arm: str) -> Runs:
         return self.arms.get(arm, {})
@@ -72,6 +78,14 @@ class Results:
 
     def metric(self, name: str) -> Measure:
         return at(self.split, name)
+
+
+def _averaged(runs: Sequence[Run], split: str) -> dict[str, float]:
+    """Metrics of the mean of the runs' logits; empty of a single run, and where predictions are gone."""
+    files = [run.predictions_file(split) for run in runs]
+    if len(files) < 2 or not all(file.is_file() for file in files):
+        return {}
+    return click_metrics(seed_average([load_predictions(file) for file in files]))
 
 
 def write(results: Results, name: str, output: Path) -> Path:
@@ -99,6 +113,8 @@ def page(results: Results, images: Mapping[str, str]) -> str:
         parts += [f"## {curve.title}", _image(images, f"curve_{number}"), CURVE_TEXT.format(control=curve.arms[0], setting=curve.setting),
                   markdown(curve_table(results, curve))]
     parts += _slices(results, images)
+    if results.averages:
+        parts += ["## Averaged over seeds", AVERAGES_TEXT, markdown(averages_table(results))]
     if results.split == "test":
         parts += ["## Calibration before and after", CALIBRATION_TEXT, markdown(calibration_table(results))]
     if results.suite.learning_curves:
@@ -111,6 +127,8 @@ CURVE_TEXT = ("Differences are from `{control}` at the same `{setting}`, and fro
               "arm does with less what the control does with more. Paired over seeds, p of a two-sided t-test.")
 CALIBRATION_TEXT = ("Fitted on the validation split's predictions, applied to those of the test split: Platt a * logit + b, temperature "
                     "a * logit, isotonic regression. Means over seeds; the tables above are before calibration.")
+AVERAGES_TEXT = ("The mean of the logits of an arm's runs, which differ in their seed alone, beside the mean of their metrics: what the average "
+                 "gains, one run loses to chance.")
 LEARNING_TEXT = ("Validation AUC after each epoch of fine-tuning against the passes over the training rows so far, those of "
                  "pre-training included: mean and range over seeds.")
 ARMS_TEXT = ("Settings are on top of the configuration file{of_all}. A pass goes forward and backward over as many rows as the training split has; an "
@@ -221,6 +239,19 @@ def slice_table(results: Results, field: str, arms: Sequence[str]) -> Table:
             differences = [_difference(runs, results.runs(control), measure) if arm != control else "" for measure in (auc, logloss)]
             table.append([occurrences, f"{size.mean:,.0f}", arm, _spread_text(spread(runs, auc), 5), _spread_text(spread(runs, logloss), 4),
                           *differences])
+    return table
+
+
+def averages_table(results: Results) -> Table:
+    """AUC, logloss and GAUC of each arm's averaged logits, and what they gain over the mean of single runs."""
+    columns = METRICS[:3]
+    table: Table = [["arm", "runs", *(header for _, title, _ in columns for header in (title, f"{title} - mean of runs"))]]
+    for arm, averaged in results.averages.items():
+        runs = results.runs(arm)
+        singles = [spread(runs, results.metric(key)) for key, _, _ in columns]
+        cells = [(f"{averaged[key]:.{digits}f}", f"{averaged[key] - single.mean:+.{digits}f}") if single else ("", "")
+                 for (key, _, digits), single in zip(columns, singles, strict=True)]
+        table.append([arm, str(len(runs)), *(text for pair in cells for text in pair)])
     return table
 
 

@@ -10,18 +10,16 @@ import resource
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from benchmarks.accuracy.cost import passes_per_epoch
-from benchmarks.accuracy.measures import figures_of
+from benchmarks.accuracy.measures import figures_of, load_predictions, save_predictions
 from benchmarks.accuracy.plan import Run, Settings
 from benchmarks.accuracy.task import Task, commands
 from preprocessing.environment import start_tensorflow
-from preprocessing.files import replaced_file, write_atomically
+from preprocessing.files import write_atomically
 from trainer.checkpoints import StageCheckpoints, load_trained
 from trainer.click_model import Stage
 from trainer.input import DataFolder
@@ -103,17 +101,10 @@ def _learning_curve(run: Run, cost: dict) -> list[list[float]]:
 
 def _predictions(run: Run, data: DataFolder, splits: Sequence[str]) -> dict[str, Predictions]:
     """The best checkpoint's predictions, which are made once for each split."""
-    files = {split: Path(run.folder) / f"{split}.npz" for split in splits}
+    files = {split: run.predictions_file(split) for split in splits}
     missing = [split for split, path in files.items() if not path.is_file()]
     if missing:
         predictor = Predictor(load_trained(run.model_dir), data)
         for split in missing:
-            arrays = {name: values for name, values in asdict(predictor.predict(split, with_ids=True)).items() if values is not None}
-            with replaced_file(files[split]) as temporary, open(temporary, "wb") as file:
-                np.savez_compressed(file, **arrays)
-    return {split: _load(path) for split, path in files.items()}
-
-
-def _load(path: Path) -> Predictions:
-    with np.load(path) as arrays:
-        return Predictions(**arrays)
+            save_predictions(predictor.predict(split, with_ids=True), files[split])
+    return {split: load_predictions(path) for split, path in files.items()}
