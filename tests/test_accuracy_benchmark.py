@@ -324,6 +324,13 @@ def test_main_table_has_spread_differences_and_cost(tmp_path):
     assert ours[6:] == ["+0.01500 (p = 0.205)", "+0.00000", "25.0", "1.0", "1.50"]
 
 
+def test_memory_is_that_of_the_runs_that_know_it(tmp_path):
+    lost = FOUR | {("ours", 2): row(0.73) | {"peak_gb": None}, ("scratch", 1): row(0.7) | {"peak_gb": None},
+                   ("scratch", 2): row(0.7) | {"peak_gb": None}}
+    _, scratch, ours = main_table(results_of(tmp_path, lost), BOTH)
+    assert scratch[-1] == "" and ours[-1] == "1.50"
+
+
 def test_a_section_may_have_controls_of_its_own(tmp_path):
     header, scratch, ours = main_table(results_of(tmp_path, FOUR), Section(title="Both", arms=("scratch", "ours"), controls=("ours",)))
     assert header[6:8] == ["AUC - ours", "logloss - ours"] and scratch[6] == "-0.01500 (p = 0.205)" and ours[6] == ""
@@ -403,6 +410,9 @@ def test_a_suite_that_is_killed_continues(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "out" / "tiny.jsonl").read_text().splitlines()]
     assert sorted((row["arm"], row["seed"], row["passes"]) for row in rows) == [("ours", 1, 2), ("ours", 2, 2), ("scratch", 1, 1), ("scratch", 2, 1)]
     assert all(row["threads"] >= 1 and set(row["test"]["calibrated"]) == set(CALIBRATIONS) and row["peak_gb"] > 0.1 for row in rows)
+    # Of every training its folder says what it took, so that it is known to who evaluates later.
+    costs = [json.loads(path.read_text()) for path in (tmp_path / "work").glob("frappe/*/*/seed-*/cost.json")]
+    assert len(costs) == 6 and all(cost["peak_gb"] > 0.1 and cost["commit"] == rows[0]["commit"] for cost in costs)
     assert any("pretrain: continuing after epoch 0 and" in log and str(under_way.parents[2]) in log for log in logs.values())
     page = (tmp_path / "out" / "tiny.md").read_text()
     assert "Unfinished" not in page and "| ours | 2 |" in page

@@ -445,6 +445,10 @@ def test_the_carried_model_knows_the_old_items_before_any_step(night):
     np.testing.assert_allclose(logits, before.logits, atol=1e-5)  # a new item is as unknown as before
 
 
+def test_what_began_at_random_has_seen_no_masks(night):
+    assert not load_trained(night[0] / "new").knows_masks
+
+
 def test_the_model_folder_says_what_its_rows_stand_for(night):
     folder, *_ = night
     checkpoints = StageCheckpoints(folder / "new", "finetune")

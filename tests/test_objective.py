@@ -247,6 +247,10 @@ def test_time_input_starts_without_effect_and_tells_the_masking_rate():
     # A click is predicted at the rate of a sample with one of four tokens masked.
     expected = model.label_scoring(model.hidden(tokens, rates=tf.fill([3], 0.25)), model.embedding.label_embeddings)
     np.testing.assert_allclose(model.click_logits(BATCH), expected, rtol=1e-6)
+    # With two features hidden beside the label, three of four are masked.
+    mask = tf.constant([[True, True, False]] * 3)
+    hidden = model.hidden(model.embedding.click_tokens(BATCH, mask), rates=tf.fill([3], 0.75))
+    np.testing.assert_allclose(model.masked_click_logits(BATCH, mask), model.label_scoring(hidden, model.embedding.label_embeddings), rtol=1e-6)
     times = model.time_input(tf.constant([0.25, 0.5])).numpy()
     assert abs(times[0] - times[1]).max() > 0.1
 
@@ -335,6 +339,10 @@ def test_rare_values_are_known_without_the_data_folder(tmp_path):
     (["diffusion.loss_weights=learned_queries", "model.backbone=mlp"],
      "scales attention queries, which `model.backbone: mlp` does not have: use hstu or transformer, or `loss_weights: learned`"),
     (["diffusion.schedule=fixed", "model.time_input=sinusoidal"], "`model.time_input` has no effect with `diffusion.schedule: fixed`"),
+    (["pretrain.objective=masked_features", "diffusion={}", "model.time_input=sinusoidal"],
+     "`model.time_input` has no effect with `pretrain.objective: masked_features`, which knows no time"),
+    (["diffusion.label=absent", "finetune.regeneration={share: 1, fields: [item], source: generator}"],
+     "`finetune.regeneration.source: generator` draws features that fit the label, which a pre-training with `diffusion.label: absent`"),
     (["model.rare_count=3"], "`rare_count` has no effect with `unknown: row`"),
 ])
 def test_a_setting_without_effect_is_refused(assignments, message):

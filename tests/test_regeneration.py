@@ -84,6 +84,11 @@ def test_clicked_combinations_are_those_of_all_the_named_fields():
     assert clicked.holds(ids).numpy().tolist() == [True, False, False, True, False]
 
 
+def test_without_a_click_nothing_was_clicked():
+    clicked = ClickedCombinations(tiny_schema(), ("user", "item"), np.zeros((0, 3), np.int32))
+    assert clicked.holds(tf.constant([[0, 5, 1], [0, 0, 0]])).numpy().tolist() == [False, False]
+
+
 def test_clicked_combinations_of_a_data_folder(tmp_path):
     data = DataFolder.open(write_data_folder(tmp_path / "data"))
     config = load_config(None, ["finetune.regeneration={share: 1, fields: [item], unless_clicked: [user, item]}"])
@@ -180,6 +185,33 @@ def test_a_generator_has_to_be_there(tmp_path, capsys):
                       "finetune.regeneration={share: 1, fields: [item], source: generator}"]) == 2
     message = " ".join(capsys.readouterr().err.split())
     assert "source: generator draws from the pre-training in" in message and "or set it to batch" in message
+
+
+GENERATED = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "finetune.regeneration={share: 1, fields: [item], source: generator}"]
+
+
+def call(stage, data, model, *assignments):
+    scratch = ["--from_scratch"] if stage == "finetune" else []
+    return task.main([f"--stage={stage}", *scratch, "--data_dir", str(data), "--model_dir", str(model), "--set", *GENERATED, *assignments])
+
+
+def test_a_run_goes_on_with_its_generator_alone(tmp_path, capsys):
+    data, model = write_data_folder(tmp_path / "data", rows=160), tmp_path / "model"
+    assert call("pretrain", data, model, "pretrain.epochs=1") == 0
+    assert call("finetune", data, model, "finetune.epochs=1") == 0
+    assert call("pretrain", data, model, "pretrain.epochs=2", "pretrain.learning_rate=0.001", "--allow_changes") == 0
+    assert call("finetune", data, model, "finetune.epochs=2") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "holds a run whose rows were drawn by pretrain" in message and "and its pre-training went on and is pretrain" in message
+
+
+def test_a_generator_has_seen_labels(tmp_path, capsys):
+    data, model = write_data_folder(tmp_path / "data", rows=160), tmp_path / "model"
+    of_pretraining = ["model.embedding_dim=4", "model.dcn.hidden_units=[8]", "pretrain.epochs=1", "diffusion.label=absent"]
+    assert task.main(["--stage=pretrain", "--data_dir", str(data), "--model_dir", str(model), "--set", *of_pretraining]) == 0
+    assert call("finetune", data, model, "finetune.epochs=1") == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "source: generator draws features that fit the label, and the pre-training in" in message and "has seen none: pre-train with" in message
 
 
 def test_a_baseline_has_no_generator():

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from child_processes import run_script
-from data_folders import write_data_folder
+from data_folders import FIELD_ROWS, SPLITS, draw_rows, write_data_folder, write_folder
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from preprocessing.errors import UserError
@@ -23,6 +23,7 @@ from trainer import checkpoints as checkpointing
 from trainer import disk, lock, loop, progress, task
 from trainer.checkpoints import CHECKSUM_FILE, STATE_FILE, StageCheckpoints, damage, load_trained
 from trainer.events import EventLog
+from trainer.optimizers import cosine_learning_rate
 from trainer.prediction import Predictor
 
 STAGES = ("pretrain", "finetune")
@@ -369,6 +370,45 @@ def test_allowed_changes_are_listed_and_remembered(trained, data, capsys):
     assert call("finetune", data, trained, *changes) == 0
 
 
+COSINE = ["--set", "finetune.learning_rate_schedule=cosine", "--set", "pretrain.learning_rate_schedule=cosine"]
+
+
+def continued(data, model, stage, *changes):
+    """The state after two epochs, four in all, and `--allow_changes`."""
+    scratch = ["--from_scratch"] if stage == "finetune" else []
+    assert call(stage, data, model, *scratch, *COSINE, "--set", f"{stage}.epochs=2") == 0
+    assert call(stage, data, model, *scratch, *COSINE, "--set", f"{stage}.epochs=4", *changes, "--allow_changes") == 0
+    checkpoints = StageCheckpoints(model, stage)
+    return checkpoints.state(checkpoints.last())
+
+
+def test_a_cosine_goes_on_from_its_epoch_with_batches_of_another_size(data, tmp_path):
+    rates = [record["learning_rate"] for record in continued(data, tmp_path / "model", "finetune", "--set", "finetune.batch_size=32").history]
+    # The rate of an epoch's last step: 3 of 4 epochs but for one of 8 steps are done then, whatever the first two had.
+    assert rates[2:] == [cosine_learning_rate(0.01, done) for done in (23 / 32, 31 / 32)]
+
+
+def test_another_schedule_begins_at_the_rate_of_the_configuration(data, tmp_path):
+    state = continued(data, tmp_path / "model", "finetune", "--set", "finetune.learning_rate_schedule=constant")
+    assert [record["learning_rate"] for record in state.history[2:]] == [0.01, 0.01]
+
+
+def test_the_best_epoch_is_compared_by_the_new_monitor(data, tmp_path):
+    state = continued(data, tmp_path / "model", "finetune", "--set", "finetune.monitor=logloss")
+    before, after = state.history[:2], state.history[2:]
+    best = max(before, key=lambda record: record["valid"]["auc"])
+    expected = min([best, *after], key=lambda record: record["valid"]["logloss"])
+    assert (state.best_epoch, state.best) == (expected["epoch"], -expected["valid"]["logloss"])
+
+
+def test_losses_of_another_task_are_not_compared(data, tmp_path):
+    # Fewer masked tokens, a smaller loss: with 5% masked every epoch beats those of half.
+    state = continued(data, tmp_path / "easier", "pretrain", "--set", "diffusion={schedule: fixed, fixed_rate: 0.05}")
+    assert state.best_epoch > 2
+    state = continued(data, tmp_path / "harder", "pretrain", "--set", "diffusion={schedule: fixed, fixed_rate: 0.95}")
+    assert state.best_epoch > 2 and state.best == -min(record["valid"]["loss"] for record in state.history[2:])
+
+
 def test_changes_of_the_network_do_not_fit_even_if_allowed(trained, data, capsys):
     message = user_error(capsys, "pretrain", data, trained, "--set", "model.embedding_dim=8", "--allow_changes")
     assert "does not fit the model, so nothing was loaded" in message and "has shape" in message
@@ -405,6 +445,25 @@ def test_a_validation_that_is_not_finite_is_no_epoch(data, tmp_path, monkeypatch
     message = user_error(capsys, "pretrain", data, tmp_path / "model")
     assert "pretrain epoch 1: valid loss is nan; the last good checkpoint is kept" in message
     assert StageCheckpoints(tmp_path / "model", "pretrain").last() is None
+
+
+def test_predictions_that_are_not_finite_are_no_epoch(data, tmp_path, capsys):
+    one_step = ["--set", "finetune.batch_size=1000", "--set", "finetune.min_steps=1", "--set", "finetune.learning_rate=1e30"]
+    assert call("finetune", data, tmp_path / "model", "--from_scratch", *one_step) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "finetune epoch 1: valid auc is nan; the last good checkpoint is kept. Lower finetune.learning_rate (now 1e+30)" in message
+
+
+def test_clicks_without_weight_are_none_to_rank(tmp_path, capsys):
+    splits = {}
+    for seed, split in enumerate(SPLITS):
+        ids, labels = draw_rows(320, seed)
+        splits[split] = ids, labels, {"weight": np.where((labels == 1) & (split == "valid"), 0.0, 1.0)}
+    meanings = {name: [f"{name}{value}" for value in range(2, size)] for name, size in FIELD_ROWS.items()}
+    data = write_folder(tmp_path / "data", meanings, splits, weight="importance")
+    message = user_error(capsys, "finetune", data, tmp_path / "model", "--from_scratch")
+    assert ("finetune epoch 1: valid auc is undefined, as all validation rows with a weight above 0 have the same label: validate on other "
+            "rows, or monitor logloss (finetune.monitor)") in message
 
 
 def test_events_of_a_step_are_written_once(tmp_path):

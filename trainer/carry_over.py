@@ -164,6 +164,11 @@ class EarlierModel:
         """Identifies what the run starts from; a run that is resumed must give the same."""
         return f"{ORIGIN_PREFIX} {self._checkpoints.fingerprint()}"
 
+    @property
+    def pretrained(self) -> bool:
+        """Whether its parameters go back to a pre-training."""
+        return self._stage == "pretrain" or self._checkpoints.state(self.best).pretrained
+
     def vocabularies(self) -> Path:
         """The folder that says what the rows of the checkpoint stand for."""
         folder = kept_folder(self._model_dir, self._checkpoints.state(self.best).data)

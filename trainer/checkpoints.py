@@ -65,6 +65,8 @@ class TrainingState:
       history: one record an epoch; the same for two runs of one seed.
       seconds: wall-clock seconds by phase, which are not; of work that was lost to a kill nothing is known.
       changes: what `--allow_changes` let through: at which step, and the list of differences.
+      pretrained: whether its start goes back to a pre-training, if only through the model of `--init_from`.
+      generator: the pre-training that regenerates rows, if any (`StageCheckpoints.fingerprint`).
     """
 
     origin: str
@@ -80,6 +82,8 @@ class TrainingState:
     history: list[dict] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     changes: list[dict] = field(default_factory=list)
+    pretrained: bool = False
+    generator: str | None = None
 
     @property
     def name(self) -> str:
@@ -255,7 +259,8 @@ class StageCheckpoints:
         return f"{self.stage} {hashlib.sha256(' '.join(sums).encode()).hexdigest()[:16]}"
 
     def state(self, checkpoint: Path) -> TrainingState:
-        return TrainingState(**json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8")))
+        content = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
+        return TrainingState(**{"pretrained": content["origin"] != RANDOM, **content})  # earlier versions did not say
 
     def config(self, checkpoint: Path | None = None) -> Config:
         """The configuration that a checkpoint was trained with, by default the best one."""
@@ -425,7 +430,7 @@ def load_trained(model_dir: str | Path) -> ClickModel:
     model = build_model(schema, checkpoints.config(best), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
     _read_model(model, best)
     state = checkpoints.state(best)
-    model.pretrained = state.origin != RANDOM
+    model.pretrained = state.pretrained
     if model.run_config.finetune.calibration == "platt":
         model.calibration = Calibration.of_metrics(state.history[-1]["valid"])
     return model

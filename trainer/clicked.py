@@ -55,6 +55,8 @@ class ClickedCombinations:
         Args:
           ids: int [B, N].
         """
+        if not len(self._clicked):
+            return tf.zeros_like(ids[:, 0], tf.bool)
         numbers = tf.reduce_sum(tf.cast(tf.gather(ids, self._columns, axis=1), tf.int64) * self._radix, axis=1)  # (B,)
         places = tf.minimum(tf.searchsorted(self._clicked, numbers), tf.size(self._clicked) - 1)
         return tf.equal(tf.gather(self._clicked, places), numbers)

@@ -464,6 +464,9 @@ class Config(_Section):
         if self.model.time_input != "none" and self.diffusion.schedule == "fixed":
             raise ValueError("`model.time_input` has no effect with `diffusion.schedule: fixed`, as all samples have the same masking "
                              "rate: use another schedule or `model.time_input: none`")
+        if self.model.time_input != "none" and self.pretrain.objective != "diffusion":
+            raise ValueError(f"`model.time_input` has no effect with `pretrain.objective: {self.pretrain.objective}`, which knows no time: use "
+                             "`model.time_input: none`")
         return self
 
     @model_validator(mode="after")
@@ -486,6 +489,9 @@ class Config(_Section):
         if self.pretrain.objective != "diffusion" and self.finetune.regeneration.source == "generator":
             raise ValueError(f"`finetune.regeneration.source: generator` draws from a model of `pretrain.objective: diffusion`, not of "
                              f"{self.pretrain.objective}")
+        if self.diffusion.label == "absent" and self.finetune.regeneration.source == "generator":
+            raise ValueError("`finetune.regeneration.source: generator` draws features that fit the label, which a pre-training with "
+                             "`diffusion.label: absent` has not seen: use `label: token` or `source: batch`")
         if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion:
             reason = f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')"
             self._refuse_idle(reason, "diffusion")

@@ -29,7 +29,7 @@ from trainer.checkpoints import (
 )
 from trainer.click_model import CLICK, FIELD, OBSERVED_EVERY, ClickModel, Stage
 from trainer.clicked import ClickedCombinations
-from trainer.config import Config, FinetuneConfig, StageConfig
+from trainer.config import Config, FinetuneConfig, StageConfig, uses_labels
 from trainer.diffusion.objective import LABEL
 from trainer.disk import explain_when_full, require_space
 from trainer.distribute import Distribution, shards
@@ -38,6 +38,7 @@ from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
 from trainer.memory import require_memory
+from trainer.metrics import NotFiniteError
 from trainer.models import build_model
 from trainer.norms import UPDATE_NORM
 from trainer.optimizers import build_optimizer, cosine_learning_rate, lazy_optimizers, set_learning_rate
@@ -132,7 +133,8 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     earlier = EarlierModel(init_from, stage) if init_from else None
     origin = earlier.origin if earlier else RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
     last = checkpoints.resume_point()
-    changed = require_same_run(checkpoints, last, config, data, origin, allow_changes) if last else []
+    generator = pretrained.fingerprint() if stage == "finetune" and config.finetune.regeneration.source == "generator" else None
+    changed = require_same_run(checkpoints, last, config, data, origin, generator, allow_changes) if last else []
     if distribution.is_single:
         require_memory(stage, config, data.schema, data.rows_read(stage), resumed=last is not None)
 
@@ -156,7 +158,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         state = checkpoints.state(last)
         print(f"{stage}: continuing after {_place(state)} from {last}")
         if changed:
-            _change_course(state, stage_config, changed)
+            _change_course(stage, state, stage_config, changed)
         _warn_of_a_damaged_best(checkpoints, last)
     else:
         if earlier:
@@ -170,7 +172,9 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         if stage == "finetune" and config.finetune.decay_towards == "pretrained":
             for lazy in lazy_optimizers(model.optimizer):
                 lazy.remember_start()
-        state = TrainingState(origin, data.checksum, stage_config.learning_rate)
+        state = TrainingState(origin, data.checksum, stage_config.learning_rate,
+                              pretrained=earlier.pretrained if earlier else origin != RANDOM)
+    state.generator = generator
 
     if stage == "finetune" and config.finetune.regeneration.share:
         model.regenerator = _regenerator(config, data, pretrained)
@@ -204,6 +208,9 @@ def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints)
         raise UserError(f"finetune.regeneration.source: generator draws from the pre-training in {pretrained.stage_dir}, which has no "
                         "checkpoint: run `python -m trainer.task --stage=pretrain` with the same --model_dir first, or set it to batch")
     best = require_pretraining(pretrained, config, data)
+    if not uses_labels(pretrained.config(best)):
+        raise UserError(f"finetune.regeneration.source: generator draws features that fit the label, and the pre-training in {best} has "
+                        "seen none: pre-train with `diffusion.label: token`, or set it to batch")
     generator = build_model(data.schema, pretrained.config(best), "pretrain", data.field_frequencies, data.click_rate)
     restore_model(generator, best)
     print(f"finetune: regenerating {', '.join(settings.fields)} by {best}")
@@ -223,13 +230,28 @@ def _place(state: TrainingState) -> str:
     return f"epoch {state.epoch}" + (f" and {state.epoch_step} steps" if state.epoch_step else "")
 
 
-def _change_course(state: TrainingState, settings: StageConfig, changed: list[str]) -> None:
-    """Continues with another configuration. An epoch under way is begun anew, as the order of its rows may be another."""
+def _change_course(stage: Stage, state: TrainingState, settings: StageConfig, changed: list[str]) -> None:
+    """Continues with another configuration. An epoch under way is begun anew, as the order of its rows may be another.
+
+    The best epoch so far keeps its place with its value of a new monitor. Where the losses of pre-training are of another task
+    now, nothing compares with it, and the next epoch takes that place.
+    """
     print(f"  with changes: {'; '.join(changed)}")
     state.changes.append({"step": state.step, "differences": changed})
     state.epoch_step, state.epoch_sums = 0, {}
-    if any(line.split(":")[0].endswith(".learning_rate") for line in changed):
+    names = [line.split(":")[0] for line in changed]
+    if {f"{stage}.learning_rate", f"{stage}.learning_rate_schedule"} & set(names):
         state.learning_rate = settings.learning_rate
+    another_task = stage == "pretrain" and any(name.startswith(("diffusion.", "model.")) for name in names)
+    if another_task or f"{stage}.monitor" in names:
+        best = next((record["valid"] for record in state.history if record["epoch"] == state.best_epoch), {})
+        value = None if another_task else best.get(settings.monitor)
+        state.best, state.stale_epochs = -math.inf if value is None else _score(settings.monitor, value), 0
+
+
+def _score(monitor: str, value: float) -> float:
+    """The value of a monitor in the direction "larger is better"."""
+    return -value if monitor in SMALLER_IS_BETTER else value
 
 
 def _warn_of_a_damaged_best(checkpoints: StageCheckpoints, last: Path) -> None:
@@ -342,8 +364,19 @@ class _Run:
         """All metrics (of averaged weights, if there are) where this process is the chief; elsewhere the one that decisions hang on."""
         monitor = self._stage_config.monitor
         with self._model.average.in_place() if self._model.average else nullcontext():
-            valid = self._predictor.validate() if self._distribution.is_chief else {monitor: 0.0}
+            valid = self._chief_validation() if self._distribution.is_chief else {monitor: 0.0}
         return {**valid, monitor: self._distribution.chief_value(valid[monitor])}
+
+    def _chief_validation(self) -> dict[str, float | int | None]:
+        monitor = self._stage_config.monitor
+        try:
+            valid = self._predictor.validate()
+        except NotFiniteError:
+            return {monitor: math.nan}
+        if valid[monitor] is None:
+            raise UserError(f"{self._stage} epoch {self._state.epoch + 1}: valid {monitor} is undefined, as all validation rows with a weight "
+                            f"above 0 have the same label: validate on other rows, or monitor logloss ({self._stage}.monitor)")
+        return valid
 
     def _train_epoch(self) -> StepProgress:
         """Takes the steps that the epoch still lacks, or as many of them as a signal lets it."""
@@ -365,9 +398,8 @@ class _Run:
 
     def _step_inputs(self, epoch_step: int) -> dict[str, tf.Tensor]:
         """Readies the optimizer for a step of the epoch, and returns what the step needs beside its rows."""
-        step = self._state.step - self._state.epoch_step + epoch_step
-        self._set_learning_rate(step)
-        return {"seed": tf.constant([self._config.seed, step])}
+        self._set_learning_rate(epoch_step)
+        return {"seed": tf.constant([self._config.seed, self._state.step - self._state.epoch_step + epoch_step])}
 
     def _finish_step(self, parts: dict[str, float], samples_per_second: float) -> dict[str, float]:
         """Writes a step into the state. Returns its losses."""
@@ -399,11 +431,12 @@ class _Run:
             state.learning_rate *= settings.learning_rate_factor
         return improved
 
-    def _set_learning_rate(self, step: int) -> None:
+    def _set_learning_rate(self, epoch_step: int) -> None:
         settings, state = self._stage_config, self._state
         if settings.learning_rate_schedule == "cosine":
-            steps = settings.epochs * self._steps.per_epoch
-            state.learning_rate = cosine_learning_rate(settings.learning_rate, step / steps)
+            per_epoch = self._steps.per_epoch  # earlier epochs may have had another number of steps (`_change_course`)
+            done = (state.epoch * per_epoch + epoch_step) / (settings.epochs * per_epoch)
+            state.learning_rate = cosine_learning_rate(settings.learning_rate, done)
         set_learning_rate(self._model.optimizer, state.learning_rate)
 
     def _require_finite(self, parts: dict[str, float]) -> None:
@@ -419,8 +452,7 @@ class _Run:
 
     def _judge(self, value: float) -> bool:
         """Compares the monitor with the best so far and counts stale epochs. Returns whether it improved."""
-        monitor, state = self._stage_config.monitor, self._state
-        score = -value if monitor in SMALLER_IS_BETTER else value
+        score, state = _score(self._stage_config.monitor, value), self._state
         improved = score > state.best
         if improved:
             state.best, state.best_epoch, state.stale_epochs = score, state.epoch, 0

@@ -16,6 +16,10 @@ from preprocessing.errors import UserError
 CALIBRATION_BINS = 20
 
 
+class NotFiniteError(UserError):
+    """Click logits that are infinite or not a number, of which no metric is defined."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Labels in {0, 1}, click logits and, where the schema names their columns, group keys and weights; each [rows].
@@ -149,9 +153,12 @@ def click_metrics(predictions: Predictions) -> dict[str, float | int | None]:
       mean prediction / click rate - 1, ece, normalized_entropy. A metric that the split does not define is None.
 
     Raises:
-      UserError: every weight is 0.
+      UserError: every weight is 0, or a logit is not finite (`NotFiniteError`).
     """
     predictions = _without_zero_weights(predictions)
+    if broken := int((~np.isfinite(predictions.logits)).sum()):
+        raise NotFiniteError(f"{broken:,} of {len(predictions.logits):,} click logits are not finite, so no metric is defined: train with a "
+                             "lower learning rate, or look for numbers in the log that are out of all proportion")
     labels, probabilities = predictions.labels, predictions.probabilities
     weights = None if predictions.weights is None else predictions.weights.astype(np.float64)
     click_rate = float(np.average(labels, weights=weights))

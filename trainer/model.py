@@ -11,7 +11,7 @@ from trainer.backbones import READ_IN_ORDER, build_backbone
 from trainer.click_model import CLICK, ClickModel, Features, Stage
 from trainer.config import LEARNED_WEIGHTS, Config, DiffusionConfig, uses_labels
 from trainer.diffusion.objective import DiffusionObjective
-from trainer.diffusion.time import TimeInput
+from trainer.diffusion.time import TimeInput, masked_share
 from trainer.diffusion.weights import LearnedWeights
 from trainer.embedding import SharedEmbedding
 from trainer.input import blank_features
@@ -111,23 +111,24 @@ class DGenCTR(ClickModel):
 
     def masked_click_logits(self, features: Features, mask: tf.Tensor) -> tf.Tensor:
         """Click logits [B] of features that are known where `mask`, bool [B, F] in the order of `token_fields`, is not set."""
-        return self.calibrated(self._click_logits_of(self.embedding.click_tokens(features, mask)))
+        with_label = tf.concat([mask, tf.ones_like(mask[:, :1])], axis=1)  # (B, F+1)
+        return self.calibrated(self._click_logits_of(self.embedding.click_tokens(features, mask), rates=masked_share(with_label)))
 
-    def _click_logits_of(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
-        return self.label_scoring(self.hidden(tokens, training, seed), self.embedding.label_embeddings)
+    def _click_logits_of(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None,
+                         rates: tf.Tensor | None = None) -> tf.Tensor:
+        return self.label_scoring(self.hidden(tokens, training, seed, rates), self.embedding.label_embeddings)
 
     def training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
         """Click logits [B] with dropout, each feature masked with probability `finetune.feature_mask_rate`."""
         mask_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 2))
         rate = self.run_config.finetune.feature_mask_rate
         if not rate:
-            tokens = self.embedding.click_tokens(batch)
-        else:
-            shape = tf.shape(batch["ids"])[0], self.embedding.num_fields
-            uniform = tf.random.stateless_uniform(shape, mask_seed)  # (B, F)
-            mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, F+1)
-            tokens = self.embedding(batch, batch["label"], mask)
-        return self._click_logits_of(tokens, training=True, seed=dropout_seed)
+            return self._click_logits_of(self.embedding.click_tokens(batch), training=True, seed=dropout_seed)
+        shape = tf.shape(batch["ids"])[0], self.embedding.num_fields
+        uniform = tf.random.stateless_uniform(shape, mask_seed)  # (B, F)
+        mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, F+1)
+        tokens = self.embedding(batch, batch["label"], mask)
+        return self._click_logits_of(tokens, training=True, seed=dropout_seed, rates=masked_share(mask))
 
     def pretraining_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         return self.objective.loss_parts(batch, training)

@@ -84,7 +84,7 @@ def require_one_process(distribution: Distribution, init_from: str | Path) -> No
 
 
 def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, data: DataFolder, origin: str | None,
-                     allow_changes: bool) -> list[str]:
+                     generator: str | None, allow_changes: bool) -> list[str]:
     """A stage's folder belongs to one configuration, one data folder and one start; anything else is named and refused.
 
     Returns:
@@ -103,6 +103,9 @@ def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, 
         raise UserError(f"{stage_dir} holds a run that started from {state.origin}, and this call would start from "
                         f"{origin or 'a pre-training that is not there'}: use the same --init_from or --from_scratch as before; or, to fine-tune "
                         f"anew (pre-training went on, say), remove {stage_dir} or give another --model_dir")
+    if state.generator and generator and state.generator != generator:
+        raise UserError(f"{stage_dir} holds a run whose rows were drawn by {state.generator}, and its pre-training went on and is "
+                        f"{generator} now: to fine-tune anew, remove {stage_dir} or give another --model_dir")
     return changed
 
 

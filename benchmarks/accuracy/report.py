@@ -174,7 +174,9 @@ COST_HEADER = ("passes", "minutes", "peak GB")
 
 
 def _cost(runs: Runs) -> tuple[str, ...]:
-    return (f"{spread(runs, at('passes')).mean:.1f}", f"{spread(runs, at('seconds')).mean / 60:.1f}", f"{spread(runs, at('peak_gb')).mean:.2f}")
+    measured = {seed: row for seed, row in runs.items() if row["peak_gb"] is not None}  # the others' was lost with a process
+    return (f"{spread(runs, at('passes')).mean:.1f}", f"{spread(runs, at('seconds')).mean / 60:.1f}",
+            _mean_text(spread(measured, at("peak_gb")), 2))
 
 
 def _present(results: Results, arm: str, metric: str) -> bool:

@@ -43,28 +43,30 @@ def execute(task: Task) -> None:
     data, began = DataFolder.open(run.data_dir), time.monotonic()
     cost = {}
     if run.pretraining:
-        cost["pretrain"] = _pretrain(run, data, began)
-        _take_pretraining(Path(run.pretraining.folder), run.model_dir)
+        folder = Path(run.pretraining.folder)
+        cost["pretrain"] = _trained(folder, "pretrain", run.pretraining.settings, folder, data, began, task.commit)
+        _take_pretraining(folder, run.model_dir)
         began = time.monotonic()
-    cost["finetune"] = _stage("finetune", run.settings, run.model_dir, data, began, from_scratch=run.pretraining is None)
+    cost["finetune"] = _trained(Path(run.folder), "finetune", run.settings, run.model_dir, data, began, task.commit,
+                                from_scratch=run.pretraining is None)
     began = time.monotonic()
     predictions = _predictions(run, data, task.splits)
-    row = {"configuration": run.configuration, "seed": run.seed, "data": data.checksum[:12], "commit": task.commit,
+    row = {"configuration": run.configuration, "seed": run.seed, "data": data.checksum[:12], "commit": cost["finetune"]["commit"],
            "threads": task.threads, "passes": sum(stage["passes"] for stage in cost.values()),
            "seconds": round(sum(stage["seconds"] for stage in cost.values()) + time.monotonic() - began, 1),
-           "peak_gb": max(stage["peak_gb"] for stage in cost.values()),
+           "peak_gb": _largest([stage["peak_gb"] for stage in cost.values()]),
            "stages": cost, "learning_curve": _learning_curve(run, cost)}
     read = data.without(run.settings.resolved().model.ignored_fields)
     row |= {split: figures_of(split, predictions, task.sliced_by, read) for split in task.splits}
     write_atomically(run.row_file, json.dumps(row))
 
 
-def _pretrain(run: Run, data: DataFolder, began: float) -> dict:
-    """Pre-trains, or finds what another run has pre-trained. Returns what it took."""
-    folder = Path(run.pretraining.folder)
+def _trained(folder: Path, stage: Stage, settings: Settings, model_dir: Path, data: DataFolder, began: float, commit: str,
+             from_scratch: bool = False) -> dict:
+    """Trains a stage, or finds it trained. Returns what it took, which `folder` remembers: a later call knows it no more."""
     record = folder / COST_FILE
     if not record.is_file():
-        cost = _stage("pretrain", run.pretraining.settings, folder, data, began)
+        cost = _stage(stage, settings, model_dir, data, began, from_scratch) | {"commit": commit}
         write_atomically(record, json.dumps(cost))
     return json.loads(record.read_text(encoding="utf-8"))
 
@@ -80,15 +82,23 @@ def _take_pretraining(folder: Path, model_dir: Path) -> None:
     partial.rename(taken)
 
 
-def _stage(stage: Stage, settings: Settings, model_dir: Path, data: DataFolder, began: float, from_scratch: bool = False) -> dict:
-    """Trains a stage to its end. Returns what it took: epochs, passes over the training rows, seconds, memory."""
-    config = settings.resolved()
+def _stage(stage: Stage, settings: Settings, model_dir: Path, data: DataFolder, began: float, from_scratch: bool) -> dict:
+    """Trains a stage to its end. Returns what it took: epochs, passes over the training rows, seconds, and memory, which is None
+    where an earlier process took the last step."""
+    config, checkpoints = settings.resolved(), StageCheckpoints(model_dir, stage)
+    last = checkpoints.last()
+    steps_before = checkpoints.state(last).step if last else 0
     train(stage, config, data.path, model_dir, from_scratch=from_scratch, began=began)
-    checkpoints = StageCheckpoints(model_dir, stage)
     state = checkpoints.state(checkpoints.last())
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3) if state.step > steps_before else None
     return {"epochs": state.epoch, "best_epoch": state.best_epoch, "passes": round(state.epoch * passes_per_epoch(stage, config, data), 3),
             "seconds": round(sum(state.seconds.values()), 1), "phases": {name: round(value, 1) for name, value in state.seconds.items()},
-            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 3)}
+            "peak_gb": peak}
+
+
+def _largest(peaks: Sequence[float | None]) -> float | None:
+    """None where one is not known."""
+    return None if None in peaks else max(peaks)
 
 
 def _learning_curve(run: Run, cost: dict) -> list[list[float]]:

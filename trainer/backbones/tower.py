@@ -45,7 +45,8 @@ class DeepTower(tf.keras.layers.Layer):
         if not self._norms:
             return dense(x)
         norm = self._norms[number]
-        if not training and (one := folded(dense, norm)):
+        one = None if training else folded(dense, norm)
+        if one is not None:
             kernel, bias = one
             return tf.nn.bias_add(tf.matmul(x, kernel), bias)
         return norm(dense(x), training=training)

@@ -10,6 +10,7 @@ from preprocessing.errors import UserError
 from trainer.config import DiffusionConfig
 from trainer.diffusion.distributions import FieldDistributions
 from trainer.diffusion.schedule import masking_rate
+from trainer.diffusion.time import masked_share
 
 if TYPE_CHECKING:
     from trainer.model import DGenCTR
@@ -100,8 +101,7 @@ class Sampler:
         of_lists = tf.zeros([tf.shape(mask)[0], len(model.schema.list_fields)], tf.bool)
         of_label = mask[:, -1:] if self._has_label else tf.ones_like(mask[:, -1:])
         mask = tf.concat([mask[:, :-1], of_lists, of_label], axis=1)  # (B, F+1)
-        rates = tf.reduce_mean(tf.cast(mask, tf.float32), axis=1)  # (B,)
-        hidden = model.hidden(model.embedding(features, labels, mask), rates=rates)
+        hidden = model.hidden(model.embedding(features, labels, mask), rates=masked_share(mask))
         queries = model.field_scoring(hidden)  # (F, B, d)
         columns = tf.unstack(features["ids"], axis=1)
         *seeds, label_seed = tf.unstack(tf.random.split(seed, len(columns) + 1))

@@ -10,6 +10,11 @@ WAVES = 16
 SHORTEST, LONGEST = 0.02, 4.0  # periods, in masking rate
 
 
+def masked_share(mask: tf.Tensor) -> tf.Tensor:
+    """Share [B] of the tokens that a mask bool [B, N+1] hides: the masking rate that a sample looks like."""
+    return tf.reduce_mean(tf.cast(mask, tf.float32), axis=1)
+
+
 class TimeInput(tf.keras.layers.Layer):
     """A vector of the masking rate lambda(t), added to every token.
 
