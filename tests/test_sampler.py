@@ -232,6 +232,16 @@ def test_the_discriminator_tells_apart_what_differs_only():
     assert comparison.discriminator_auc(np.column_stack([a[:, 0], a[:, 0]]), b, seed=1) > 0.7
 
 
+def test_values_that_are_read_as_masked_are_never_drawn():
+    # Of color the value 4 is rare; the unknown row, 1, occurs, too.
+    counts = [np.array([0, 50, 500, 300, 9, 0]), np.array([0, 0, 500, 359, 0])]
+    config = load_config(None, ["model.embedding_dim=4", "model.dcn.hidden_units=[4]", "model.unknown=mask", "model.rare_count=10"])
+    sampler = Sampler(build_model(tiny_schema(FIELD_ROWS), config, "pretrain", counts, 0.3), counts)
+    ids, _ = draw(sampler)
+    assert set(ids[:, 0]) == {2, 3} and set(ids[:, 1]) == {2, 3}
+    assert sampler.knows(np.array([[2, 2], [4, 2], [1, 2], [3, 3]], np.int32)).tolist() == [True, False, False, True]
+
+
 # The command.
 
 
@@ -242,6 +252,10 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
     data, model = write_data_folder(folder / "data", rows=1280), folder / "model"
     train("pretrain", load_config(None, ["pretrain.epochs=2", "model.dcn.hidden_units=[16]"]), data, model)
     return data, model
+
+
+def all_known(ids: np.ndarray) -> np.ndarray:
+    return np.ones(len(ids), bool)
 
 
 def test_the_command_writes_samples_and_a_report(folders):
@@ -267,14 +281,14 @@ def test_the_command_writes_samples_and_a_report(folders):
 
 def test_fewer_samples_are_the_first_of_more(folders):
     data, config, checkpoint = open_pretrained(*folders)
-    sampler, real = load_sampler(data, config, checkpoint, steps=None), real_rows(data, config.input, "valid", Given({}), 10, seed=1)
+    sampler, real = load_sampler(data, config, checkpoint, steps=None), real_rows(data, config.input, "valid", Given({}), 10, 1, all_known)
     many, few = (draw_samples(sampler, data.schema, Given({}), real, samples, seed=3).table for samples in (1500, 50))
     np.testing.assert_array_equal(many[:50], few)
 
 
 def test_fewer_real_rows_are_the_first_of_more_and_all_different(folders):
     data, config, _ = open_pretrained(*folders)
-    many, few = (real_rows(data, config.input, "valid", Given({"hour": 3}), rows, seed=1).table for rows in (1000, 20))
+    many, few = (real_rows(data, config.input, "valid", Given({"hour": 3}), rows, 1, all_known).table for rows in (1000, 20))
     np.testing.assert_array_equal(many[:20], few)
     valid = np.concatenate([np.column_stack([batch["ids"], batch["label"]]) for batch in EvaluationSplit(data, "valid", 1000).batches()])
     np.testing.assert_array_equal(np.sort(many, axis=0), np.sort(valid[valid[:, 2] == 3], axis=0))
@@ -290,6 +304,19 @@ def test_what_is_given_stands_in_every_sample_and_in_the_real_rows(folders):
     assert "with hour=hour3, label 1 given" in report
     assert result["comparison"] is None and "They are not compared with real rows" in report
     assert not list((model / "report" / "samples").glob("*.png"))
+
+
+def test_rows_with_values_that_are_read_as_masked_are_not_compared(tmp_path):
+    data, model = write_data_folder(tmp_path / "data", rows=1280), tmp_path / "model"
+    config = load_config(None, ["pretrain.epochs=1", "model.dcn.hidden_units=[16]", "model.unknown=mask", "model.rare_count=130"])
+    train("pretrain", config, data, model)  # each of ten users has about 128 rows
+    result = sample(data, model, Request(samples=20, split="train"))
+    assert "The model reads unknown and rare values as masked" in (model / "report" / "samples" / "REPORT.md").read_text()
+    with open(model / "report" / "samples" / "samples.csv", newline="") as file:
+        drawn = {row["user"] for row in csv.DictReader(file)}
+    users = np.bincount(np.concatenate([batch["ids"][:, 0] for batch in EvaluationSplit(DataFolder.open(data), "train", 2000).batches()]))
+    assert 0 < (users >= 130).sum() < 10 and {int(user.removeprefix("user")) for user in drawn} <= set(np.flatnonzero(users >= 130))
+    assert result["comparison"] is None
 
 
 def test_with_the_label_given_no_click_rates_are_compared(folders):
@@ -349,7 +376,7 @@ def test_lists_are_those_of_real_rows_and_a_label_that_the_model_does_not_know_i
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["user", "item", "last", "price", "history"]
     opened, config, _ = open_pretrained(data, model)
-    real = real_rows(opened, config.input, "valid", Given({}), 100, seed=1).lists["history"]
+    real = real_rows(opened, config.input, "valid", Given({}), 100, 1, all_known).lists["history"]
     assert [row["history"] for row in rows] == ["|".join(f"item{value}" for value in values[values >= 0]) for values in real]
 
 
@@ -365,7 +392,7 @@ def test_requests_that_this_model_cannot_meet(folders_with_lists, request_, mess
 
 def test_lists_need_a_real_row_that_has_what_is_given(folders_with_lists):
     data, config, checkpoint = open_pretrained(*folders_with_lists)
-    none = real_rows(data, config.input, "valid", Given({"price": 1}), 10, seed=1)
+    none = real_rows(data, config.input, "valid", Given({"price": 1}), 10, 1, all_known)
     with pytest.raises(UserError, match=r"no real row has what is given, and samples have the lists \(history\) of real rows: give less"):
         draw_samples(load_sampler(data, config, checkpoint, None), data.schema, Given({"price": 1}), none, 10, seed=1)
 

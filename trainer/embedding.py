@@ -184,8 +184,11 @@ class SharedEmbedding(FeatureEmbedding):
 
     def known(self, features: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """Whether the values of the id fields are known, bool [B, N]; all of them where unknown values have a row."""
-        ids = features["ids"]
-        return self._known(ids, self.table_rows(ids)) if self._masks_unknown else tf.ones_like(ids, tf.bool)
+        return self.known_values(features["ids"], tf.constant(self._offsets))
+
+    def known_values(self, ids: tf.Tensor, offsets: tf.Tensor | int) -> tf.Tensor:
+        """The same of local ids of fields whose rows begin at `offsets`, each of a shape that fits the other."""
+        return self._known(ids, ids + tf.cast(offsets, ids.dtype)) if self._masks_unknown else tf.ones_like(ids, tf.bool)
 
     def _known(self, ids: tf.Tensor, rows: tf.Tensor) -> tf.Tensor:
         known = tf.not_equal(ids, UNKNOWN_ROW)

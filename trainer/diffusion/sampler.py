@@ -82,6 +82,14 @@ class Sampler:
         """
         return self._draw(dict(features), labels, given, seed)
 
+    def knows(self, ids: np.ndarray) -> np.ndarray:
+        """Whether the network reads all of a row's values, bool [rows]; with `model.unknown: mask` it reads some as masked.
+
+        Args:
+          ids: int32 [rows, N].
+        """
+        return tf.reduce_all(self._model.embedding.known({"ids": tf.constant(ids)}), axis=1).numpy()
+
     def _reverse(self, features: dict[str, tf.Tensor], labels: tf.Tensor, given: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         time_seed, value_seed = tf.unstack(tf.random.split(seed, 2))
         if not self._has_label:

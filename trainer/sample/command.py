@@ -34,7 +34,7 @@ def sample(data_dir: str | Path, model_dir: str | Path, request: Request) -> dic
     values = FieldValues(data.schema, data.path)
     given = Given.parse(request.given, request.label, data, values)
     sampler = load_sampler(data, config, checkpoint, request.steps)
-    real = real_rows(data, config.input, request.split, given, 2 * request.samples, request.seed)
+    real = real_rows(data, config.input, request.split, given, 2 * request.samples, request.seed, sampler.knows)
     generated = draw_samples(sampler, data.schema, given, real, request.samples, request.seed)
 
     rows = min(len(generated), len(real) // 2)
@@ -46,5 +46,5 @@ def sample(data_dir: str | Path, model_dir: str | Path, request: Request) -> dic
             generated.table[:rows], real.table[rows:2 * rows], real.table[:rows])))
         print(f"sample: comparing {rows:,} samples with {rows:,} rows of the {request.split} split", flush=True)
         comparison = compare(tables, with_label=has_label and request.label is None, seed=request.seed)
-    texts = Texts(data, values, has_label)
+    texts = Texts(data, values, has_label, masks_unknown=config.model.unknown == "mask")
     return write_report(model_dir / "report" / "samples", texts, request, generated, comparison, rows_found=len(real))

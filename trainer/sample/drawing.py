@@ -77,16 +77,20 @@ def load_sampler(data: DataFolder, config: Config, checkpoint: Path, steps: int 
     return Sampler(model, data.field_frequencies, steps)
 
 
-def real_rows(data: DataFolder, settings: InputConfig, split: str, given: Given, rows: int, seed: int) -> Rows:
+def real_rows(data: DataFolder, settings: InputConfig, split: str, given: Given, rows: int, seed: int,
+              knows: Callable[[np.ndarray], np.ndarray]) -> Rows:
     """Up to `rows` labelled rows of a split, in random order, from those that have what is given.
 
     Fewer rows are the first of more.
+
+    Args:
+      knows: `Sampler.knows`; other rows are left out, as no sample can be like them.
     """
     rng, fixed, values = np.random.default_rng(seed), given.mask(data.schema), given.row(data.schema)
     keys, kept = np.empty(0), []
     for batch in EvaluationSplit(data, split, settings.window_rows, settings.corrupt_records).batches():
         found = _rows_of(batch, data.schema)
-        found = found.take((found.table == values)[:, fixed].all(axis=1))
+        found = found.take((found.table == values)[:, fixed].all(axis=1) & knows(found.table[:, :-1]))
         keys, kept = np.concatenate([keys, rng.random(len(found))]), Rows.join([*kept, found])
         smallest = np.argsort(keys)[:rows]
         keys, kept = keys[smallest], [kept.take(smallest)]

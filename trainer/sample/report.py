@@ -26,6 +26,8 @@ SLICES_SHOWN = 10
 VALUES_DRAWN = 10
 FIELDS_DRAWN = 40
 MISSING_TEXT = "(missing)"
+MASKS_UNKNOWN = ("The model reads unknown and rare values as masked (`model.unknown: mask`): it draws none, and real rows that have one are left "
+                 "out of the comparison.")
 
 
 class Texts:
@@ -34,13 +36,15 @@ class Texts:
     Args:
       data: the data folder, as the model reads it.
       has_label: whether samples have a label.
+      masks_unknown: whether the model reads unknown values as masked.
 
     Attributes:
       name, weight: of the data, and of the column that weights the labels' loss, if any.
       unseen: of each id field, which values no training row has, bool [rows].
     """
 
-    def __init__(self, data: DataFolder, values: FieldValues, has_label: bool):
+    def __init__(self, data: DataFolder, values: FieldValues, has_label: bool, masks_unknown: bool):
+        self.masks_unknown = masks_unknown
         self._schema = data.schema
         self._values = values
         self._has_label = has_label
@@ -78,6 +82,8 @@ def write_report(folder: Path, texts: Texts, request: Request, generated: Rows, 
         plots.save(figure, partial / name)
     write_atomically(partial / "metrics.json", json.dumps(metrics, indent=2))
     lines = [f"# Samples from the pre-trained model: {texts.name}", "", _what_was_drawn(request, rows_found, comparison), ""]
+    if texts.masks_unknown:
+        lines += [MASKS_UNKNOWN, ""]
     if comparison and comparison.slices and texts.weight:
         lines += [f"Here every row counts once. In training, rows counted for the label as `{texts.weight}` says, so click rates may differ.", ""]
     lines += _table_of_samples(texts.columns(generated.take(np.arange(min(SAMPLES_SHOWN, len(generated))))))
