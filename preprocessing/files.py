@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,16 +12,20 @@ from pathlib import Path
 def replaced_file(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is flushed to the disk and renamed to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    temporary = hidden_sibling(path, "")
+    temporary.touch(exist_ok=False)  # with the mode of any new file, which those of `tempfile` do not have
     try:
-        yield Path(temporary)
-        os.chmod(temporary, 0o666 & ~umask())
-        flush(Path(temporary))
+        yield temporary
+        flush(temporary)
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def hidden_sibling(path: Path, purpose: str) -> Path:
+    """A path in the folder of `path` that nothing has: `.NAME.PURPOSE` and something random."""
+    return path.with_name(f".{path.name}.{purpose}{secrets.token_hex(8)}")
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -48,10 +52,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def umask() -> int:
-    """The mode bits that new files of this process lack."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

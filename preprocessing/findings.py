@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from preprocessing.errors import UserError
 from preprocessing.files import replaced_file
 from preprocessing.rows import Rows
-from preprocessing.schema import SPLITS
+from preprocessing.schema import MANIFEST_FILE, SPLITS
 from preprocessing.sources import Descriptor, Rejection
 
 REASONS_SHOWN = 5
@@ -93,16 +93,26 @@ def rejection_reasons(all_findings: Sequence[Findings]) -> Counter[str]:
 
 def check_rejected(all_findings: Sequence[Findings], max_rejected_share: float) -> None:
     """Refuses a log of which more than the allowed share is malformed, with the most frequent reasons."""
-    reasons = rejection_reasons(all_findings)
-    rejected, seen = reasons.total(), sum(found.seen for found in all_findings)
+    first = {reason: f"{found.path}, line {line}" for found in reversed(all_findings) for reason, line in found.examples.items()}
+    _check_share(rejection_reasons(all_findings), sum(found.seen for found in all_findings), max_rejected_share,
+                 lambda reason: f" (first: {first[reason]})")
+
+
+def check_rejected_of_folder(data_dir: Path, max_rejected_share: float) -> None:
+    """Refuses a finished data folder as the run that wrote it would have been with this share."""
+    manifest = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
+    reasons = Counter(manifest["rejected_reasons"])
+    seen = reasons.total() + sum(split["rows"] for split in manifest["splits"].values())
+    _check_share(reasons, seen, max_rejected_share, lambda reason: "", f"data folder {data_dir}: ")
+
+
+def _check_share(reasons: Counter[str], seen: int, max_rejected_share: float, where: Callable[[str], str], what: str = "") -> None:
+    rejected = reasons.total()
     if rejected <= max_rejected_share * seen:
         return
-    shown = []
-    for reason, count in reasons.most_common(REASONS_SHOWN):
-        first = next(found for found in all_findings if reason in found.examples)
-        shown.append(f"{count:,} x {reason} (first: {first.path}, line {first.examples[reason]})")
+    shown = [f"{count:,} x {reason}{where(reason)}" for reason, count in reasons.most_common(REASONS_SHOWN)]
     raise UserError(
-        f"{rejected:,} of {seen:,} rows ({rejected / seen:.2%}) are malformed, more than --max_rejected_share "
+        f"{what}{rejected:,} of {seen:,} rows ({rejected / seen:.2%}) are malformed, more than --max_rejected_share "
         f"{max_rejected_share:g} allows: {'; '.join(shown)}. Correct the schema or the files, or raise the share"
     )
 

@@ -4,28 +4,33 @@ import fcntl
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from preprocessing.errors import UserError
-from preprocessing.files import flush, sha256, umask
+from preprocessing.files import flush, hidden_sibling, sha256
 from preprocessing.schema import MANIFEST_FILE
 
+# By kind of finished folder, what its manifest always has, and hardly another program's.
+DATA = frozenset({"splits", "made_from"})
+SCORES = frozenset({"kind", "signature", "keys"})
+_KINDS = (DATA, SCORES)
 _NOT_IDS = ("samples", "rejected")
 
+
 @contextmanager
-def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
+def new_data_folder(output: Path, overwrite: bool, kinds: Sequence[frozenset[str]] = _KINDS) -> Iterator[Path]:
     """Yields an empty sibling folder of `output`, which becomes `output` if the block ends without an error.
 
-    While the block runs, no other run can write the same output. Raises as `prepare_output` does.
+    While the block runs, no other run can write the same output. A symbolic link stays, and what it leads to is written. Arguments
+    and errors: as `prepare_output`.
     """
-    prepare_output(output, overwrite)
-    output = output.absolute()
+    prepare_output(output, overwrite, kinds)
+    output = output.resolve()
     output.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{output.name}.partial-", dir=output.parent))
-    os.chmod(partial, 0o777 & ~umask())
+    partial = hidden_sibling(output, "partial-")
+    partial.mkdir()
     lock = lock_folder(partial)
     try:
         yield partial
@@ -39,8 +44,17 @@ def new_data_folder(output: Path, overwrite: bool) -> Iterator[Path]:
 
 def is_finished(output: Path, made_from: str) -> bool:
     """Whether `output` is a finished data folder, made by an equal job (`Job.fingerprint`)."""
-    manifest = output / MANIFEST_FILE
-    return manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8")).get("made_from") == made_from
+    manifest = _manifest(output)
+    return manifest.keys() >= DATA and manifest["made_from"] == made_from
+
+
+def _manifest(folder: Path) -> dict:
+    """The manifest of a folder; an empty one where there is none, or one that cannot be ours."""
+    try:
+        content = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def require_unchanged(data_dir: Path) -> None:
@@ -61,24 +75,27 @@ def require_unchanged(data_dir: Path) -> None:
                             "its ids cannot be trusted: restore it, or write the folder again")
 
 
-def prepare_output(output: Path, overwrite: bool) -> None:
+def prepare_output(output: Path, overwrite: bool, kinds: Sequence[frozenset[str]] = _KINDS) -> None:
     """Removes what killed runs left beside `output` and checks that it may be written.
 
+    Args:
+      kinds: of the finished folders that may be replaced.
+
     Raises:
-      UserError: `output` is finished and `overwrite` is false, or is not a data folder, or another run is writing it.
+      UserError: `output` is finished and `overwrite` is false, or is nothing that may be replaced, or another run is writing it.
     """
-    output = output.absolute()
+    output = output.resolve()
     _recover(output)
-    _check_free(output, overwrite)
+    _check_free(output, overwrite, kinds)
 
 
-def _check_free(output: Path, overwrite: bool) -> None:
+def _check_free(output: Path, overwrite: bool, kinds: Sequence[frozenset[str]]) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
-    if not (output / MANIFEST_FILE).is_file():
+    if not any(_manifest(output).keys() >= kind for kind in kinds):
         raise UserError(
-            f"--output {output} exists and is not a data folder (it has no {MANIFEST_FILE}), so it is left alone: "
-            "choose another path or remove it yourself"
+            f"--output {output} exists and is not a data folder (its {MANIFEST_FILE} is absent, or not this command's), so it is left "
+            "alone: choose another path or remove it yourself"
         )
     if not overwrite:
         raise UserError(

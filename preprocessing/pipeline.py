@@ -19,7 +19,7 @@ from rich.console import Console
 from preprocessing import analysis, report, transform
 from preprocessing.files import replaced_file, sha256, write_atomically
 from preprocessing.findings import Findings, check_labelled, check_rejected, check_rows, rejection_reasons
-from preprocessing.folder import new_data_folder
+from preprocessing.folder import DATA, new_data_folder
 from preprocessing.job import Job
 from preprocessing.schema import (
     FREQUENCIES_FILE,
@@ -45,7 +45,7 @@ _DERIVED = (SCHEMA_FILE, STATISTICS_FILE, FREQUENCIES_FILE, TALLY_FILE, "buckets
 
 def run(job: Job, options: PipelineOptions, console: Console) -> None:
     """Writes the data folder `job.output`, or leaves nothing."""
-    with new_data_folder(job.output, job.overwrite) as folder:
+    with new_data_folder(job.output, job.overwrite, kinds=(DATA,)) as folder:
         work = folder / _WORK
         # 1. What the training rows teach: vocabularies, buckets, side tables.
         learnt = _learn(job, folder, work, options, console)

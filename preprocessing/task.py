@@ -14,7 +14,8 @@ from preprocessing.datasets import RECIPES, Log
 from preprocessing.drift import command as drift
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import UserError
-from preprocessing.folder import is_finished, prepare_output
+from preprocessing.findings import check_rejected_of_folder
+from preprocessing.folder import DATA, is_finished, prepare_output
 from preprocessing.infer import command as infer
 from preprocessing.job import Job
 from preprocessing.nightly import nightly_schema, with_split
@@ -134,9 +135,10 @@ def _preprocess(flags: argparse.Namespace, log: Log, argv: Sequence[str], beam_f
     )
     console = _console()
     if not flags.overwrite and is_finished(flags.output, job.fingerprint):
+        check_rejected_of_folder(flags.output, flags.max_rejected_share)
         console.print(f"{flags.output} is finished and was made from the same files, schema and flags: nothing to do")
         return 0
-    prepare_output(flags.output, flags.overwrite)
+    prepare_output(flags.output, flags.overwrite, kinds=(DATA,))
 
     # Beam and TensorFlow take seconds to import: only after everything that can be checked without them.
     start_tensorflow()

@@ -31,6 +31,7 @@ _WHOLE_NUMBER = r"^[+-]?[0-9]{1,18}$"
 _MICROSECONDS = {"seconds": 1e6, "milliseconds": 1e3, "microseconds": 1.0, "nanoseconds": 1e-3}
 _UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 _INT64_LIMIT = 2.0**63
+_FIRST_TIME, _LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999  # of the years 1 to 9999: Python has dates of no others
 
 
 class RowReasons:
@@ -115,10 +116,11 @@ def times(column: pa.Array, unit: str, missing: Sequence[str], role: str, reason
 
     Args:
       unit: of numbers: seconds, milliseconds, microseconds or nanoseconds; or "iso": ISO 8601 texts.
-      Others and errors: as `texts`. Malformed: a missing, infinite or unreadable time.
+      Others and errors: as `texts`. Malformed: a missing or unreadable time, or one outside the years 1 to 9999.
     """
     column = _single(column, role, reasons)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+    dated = pa.types.is_timestamp(column.type) or pa.types.is_date(column.type)
+    if dated:
         found = _as_microseconds(column)
     elif unit == "iso":
         found = _iso_times(texts(column, missing, role, reasons), role, reasons)
@@ -126,9 +128,14 @@ def times(column: pa.Array, unit: str, missing: Sequence[str], role: str, reason
         found = _scaled_whole(_signed(column, missing, role, reasons), unit)
     else:
         found = _numbered_times(column, unit, missing, role, reasons)
-    absent = found.is_null().to_numpy(zero_copy_only=False)
-    reasons.add(absent, f"{role} is missing or out of range")
-    return pc.fill_null(found, 0).to_numpy(zero_copy_only=False)
+    found = pc.fill_null(found, _LAST_TIME + 1).to_numpy(zero_copy_only=False)
+    outside = (found < _FIRST_TIME) | (found > _LAST_TIME)
+    if not outside.any():
+        return found
+    if not dated and unit != "iso":
+        _name_fitting_unit(column, outside, unit, missing, role, reasons)
+    reasons.add(outside, f"{role} is missing or out of range")
+    return np.where(outside, 0, found)
 
 
 def labels(column: pa.Array, label: Label, missing: Sequence[str], reasons: RowReasons) -> np.ndarray:
@@ -376,6 +383,16 @@ def _numbered_times(column: pa.Array, unit: str, missing: Sequence[str], role: s
     whole = pa.array(_matches(text, _WHOLE_NUMBER) & ~np.isnan(approximate))
     digits = pc.utf8_ltrim(pc.if_else(whole, text, None), "+")
     return pc.coalesce(_scaled_whole(pc.cast(digits, pa.int64()), unit), found)
+
+
+def _name_fitting_unit(column: pa.Array, outside: np.ndarray, unit: str, missing: Sequence[str], role: str, reasons: RowReasons) -> None:
+    """Notes of the numbers that are no times in `unit` in which finer unit they would be, the coarsest of them."""
+    found = numbers(column, missing, role, RowReasons(len(column)))
+    for other, factor in _MICROSECONDS.items():
+        if other != unit:
+            fitting = outside & (found * factor >= _FIRST_TIME) & (found * factor <= _LAST_TIME)
+            reasons.add(fitting, f"{role} is not within the years 1 to 9999 in {unit}, as it would be in {other}: correct `unit` of "
+                                 "`timestamp` in the schema")
 
 
 def _iso_times(text: pa.DictionaryArray, role: str, reasons: RowReasons) -> pa.Array:

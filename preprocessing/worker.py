@@ -1,6 +1,5 @@
 """What both phases of the pipeline share: descriptors are dealt out, each is read batch by batch, progress is shown."""
 
-import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 from rich.console import Console
 
-from preprocessing.errors import UserError
+from preprocessing.errors import DISK_FULL, UserError
 from preprocessing.findings import Findings
 from preprocessing.progress import ProgressDisplay, ProgressFile
 from preprocessing.rows import Rows, read_rows
@@ -67,9 +66,10 @@ def _explain_when_full(work: Path, needs: str = _DATA_FOLDER_NEEDS) -> Iterator[
     try:
         yield
     except (OSError, RuntimeError) as error:
-        if os.strerror(errno.ENOSPC) not in str(error):
+        told = [os.strerror(code) for code in DISK_FULL if os.strerror(code) in str(error)]
+        if not told:
             raise
-        raise UserError(f"the disk of {work} is full: {needs}, and is written beside an old one that it replaces; nothing of it "
+        raise UserError(f"nothing more can be written to {work} ({told[0]}): {needs}, and is written beside an old one that it replaces; nothing of it "
                         "is left; free some space, or choose another --output") from error
 
 

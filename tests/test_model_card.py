@@ -7,7 +7,7 @@ import pytest
 
 from preprocessing.schema import parse_schema
 from serving.export.card_limits import calibration, limits
-from serving.export.card_text import code, split_rule, table
+from serving.export.card_text import code, date, split_rule, table
 from serving.export.model_card import MODEL_CARD_FILE, Facts, model_card, read_facts, write_model_card
 from trainer.checkpoints import StageCheckpoints, TrainingState, seal
 from trainer.config import load_config
@@ -102,6 +102,15 @@ def test_a_data_folder_without_statistics_is_said_to_have_none():
 ])  # fmt: skip
 def test_the_rule_of_the_split_is_put_in_words(split, rule):
     assert split_rule(schema(split=split).split) == rule
+
+
+@pytest.mark.parametrize(("microseconds", "shown"), [
+    ("", ""), (-1, "1969-12-31 23:59"), (253_402_300_799_999_999, "9999-12-31 23:59"), (-62_135_596_800_000_000, "0001-01-01 00:00"),
+    (253_402_300_800_000_000, "about the year 9,999"), (1_700_000_000_000_000_000, "about the year 55,840"),
+    (-(2**63), "about the year -290,308"), (10**30, "about the year 31,688,738,506,813,400"),
+])  # fmt: skip
+def test_any_time_has_a_date(microseconds, shown):
+    assert date(microseconds) == shown
 
 
 # Training and metrics.

@@ -305,6 +305,13 @@ def test_the_budget_for_malformed_rows(one_file, capsys):
     assert "1 of 61 rows (1.64%) are malformed" in message
 
 
+def test_times_in_another_unit(one_file, capsys):
+    rows = "".join(f"17000000{row:02d}000,{row % 2},u,1,i,n\n" for row in range(60))
+    message = failed(capsys, *one_file(rows))
+    assert "60 of 60 rows (100.00%) are malformed" in message
+    assert "timestamp (column 'time') is not within the years 1 to 9999 in seconds, as it would be in milliseconds" in message
+
+
 def test_a_split_without_rows(one_file, capsys):
     split = {"by": "time", "column": "time", "valid_from": 50, "test_from": 1000}
     assert "the test split has no rows" in failed(capsys, *one_file(GOOD, split=split))
@@ -344,6 +351,14 @@ def test_a_finished_folder_is_kept_unless_told_otherwise(work, data_dir, capsys)
     assert preprocess(*arguments, "--overwrite") == 0
     assert checksums(output) == checksums(data_dir)
     assert not list(work.glob(".kept*"))
+
+
+def test_a_finished_folder_with_more_malformed_rows_than_allowed_is_no_success(work, data_dir, capsys):
+    arguments = ("--input", work / "log" / "log-*", "--schema", work / "schema.yaml", "--output", data_dir)
+    message = failed(capsys, *arguments, "--max_rejected_share=0.0005")
+    assert f"data folder {data_dir}: 3 of 3,003 rows (0.10%) are malformed, more than --max_rejected_share 0.0005 allows: 1 x " in message
+    assert "1 x wrong number of columns" in message
+    assert preprocess(*arguments, "--max_rejected_share=0.001") == 0
 
 
 def test_another_folder_is_never_replaced(work, data_dir, capsys, tmp_path):

@@ -1,6 +1,7 @@
 """Finding files, and reading text: every record arrives, and a record that cannot is named with its line."""
 
 import gzip
+import os
 
 import numpy as np
 import pytest
@@ -262,3 +263,22 @@ def test_files_of_given_splits(tmp_path):
         find_files([str(tmp_path)], make_schema(split=split | {"test": "train-1.csv"}))
     with pytest.raises(UserError, match="must be the one folder"):
         find_files([str(tmp_path / "train-0.csv")], make_schema(split=split))
+
+
+def test_a_file_is_read_once_however_it_is_spelt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    written(tmp_path, b"y,a,b\n1,p,q\n", "day-1.csv")
+    written(tmp_path, b"y,a,b\n1,p,q\n", "day-2.csv")
+    (tmp_path / "current.csv").symlink_to("day-2.csv")
+    found = find_files(["*.csv", "./day-1.csv", str(tmp_path / "day-1.csv")], SCHEMA)
+    assert [os.path.relpath(one.path) for one in found] == ["day-1.csv", "day-2.csv"]
+    assert [one.path for one in find_files(["current.csv"], SCHEMA)] == ["current.csv"]
+
+
+def test_two_splits_may_not_name_one_file_in_two_ways(tmp_path):
+    for name in ("train.csv", "valid.csv"):
+        written(tmp_path, b"y,a,b\n1,p,q\n", name)
+    (tmp_path / "test.csv").symlink_to("train.csv")
+    split = {"by": "files", "train": "train.csv", "valid": "valid.csv", "test": "test.csv"}
+    with pytest.raises(UserError, match=r"test\.csv belongs to both the train and the test split \(it is the same file as .*train\.csv\)"):
+        find_files([str(tmp_path)], make_schema(split=split))

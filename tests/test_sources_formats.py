@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,7 @@ from preprocessing.sources import (
     read,
     tfrecord,
 )
+from preprocessing.sources.layout import row_texts
 
 SCHEMA = {
     "name": "log", "label": {"column": "y"}, "split": {"by": "hash", "key": ["a"]},
@@ -82,6 +84,57 @@ def test_row_groups_are_pieces(tmp_path, monkeypatch):
     assert [[text for batch in one for text in batch.columns["a"].to_pylist()] for one in found] == [["p", "q", "r"], ["s", "t"]]
     assert [one[-1].bytes_read for one in found] == [piece.size for piece in pieces]
     assert found[1][-1].locate(np.array([1])) == [(5, '{"a": "t"}')]
+
+
+def without_sizes(path):
+    """Lets the footer of a Parquet file say that each row group of its first row group's size takes no bytes, as some writers do."""
+    def varint(number, length=0):  # zigzag, as Thrift's compact protocol writes integers; `length` may be more than needed
+        number, found = 2 * number, []
+        while number or len(found) < max(length, 1):
+            found.append(number & 127 | 128)
+            number >>= 7
+        return bytes([*found[:-1], found[-1] & 127])
+
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    size, rows = varint(group.total_byte_size), varint(group.num_rows)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"\x16" + size + b"\x16" + rows, b"\x16" + varint(0, len(size)) + b"\x16" + rows))
+    return path
+
+
+def test_row_groups_that_do_not_say_their_size(tmp_path, monkeypatch):
+    table = pa.table({"a": [f"{number:0100d}" for number in range(1000)]})
+    options = {"row_group_size": 250, "use_dictionary": False, "compression": "none"}
+    whole = write_parquet(tmp_path / "whole.parquet", table, **options)
+    path = without_sizes(write_parquet(tmp_path / "log.parquet", table, **options))
+    found = pq.ParquetFile(path).metadata
+    assert [found.row_group(number).total_byte_size for number in range(4)] == [0] * 4
+    monkeypatch.setattr(parquet, "PIECE_BYTES", 60_000)
+    monkeypatch.setattr(parquet, "BATCH_BYTES", 10_000)
+    pieces, expected = (pieces_of(str(one), Layout("log", None)) for one in (path, whole))
+    assert [(piece.start, piece.end, piece.size) for piece in pieces] == [(piece.start, piece.end, piece.size) for piece in expected]
+    assert len(pieces) == 2
+    batches = [batch for piece in pieces for batch in read(piece, Layout("log", ("a",)))]
+    assert [text for batch in batches for text in batch.columns["a"].to_pylist()] == table["a"].to_pylist()
+    assert max(len(batch.columns) for batch in batches) <= 100
+
+
+def test_a_row_group_that_says_no_size_at_all_weighs_its_rows():
+    column = SimpleNamespace(total_uncompressed_size=0)
+    assert parquet._decompressed_bytes(SimpleNamespace(total_byte_size=0, num_columns=1, column=lambda _: column, num_rows=3)) == 3
+
+
+@pytest.mark.parametrize(("kind", "number"), [
+    (pa.timestamp("s"), 253_402_300_800), (pa.timestamp("ms", "UTC"), 1_700_000_000_000_000), (pa.timestamp("us"), -(10**17)),
+    (pa.date32(), 2**30), (pa.date64(), 86_400_000 * 2**30), (pa.duration("s"), 2**60),
+])
+def test_a_rejected_row_may_hold_any_time(kind, number):
+    storage = pa.array([0, number], pa.int32() if kind == pa.date32() else pa.int64())
+    times, lists = storage.cast(kind), pa.ListArray.from_arrays([0, 1, 2], storage.cast(kind))
+    columns = pa.RecordBatch.from_pydict({"a": ["p", "q"], "t": times, "l": lists, "d": times.dictionary_encode()})
+    found = [json.loads(text) for _, text in row_texts(columns, np.array([7, 8]))(np.array([0, 1]))]
+    assert found[1] == {"a": "q", "t": number, "l": [number], "d": number}
+    assert found[0] == {"a": "p", "t": str(times[0].as_py()), "l": [str(times[0].as_py())], "d": str(times[0].as_py())}
 
 
 def test_parquet_batches_are_of_bounded_size(tmp_path, monkeypatch):

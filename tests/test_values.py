@@ -117,6 +117,7 @@ def test_the_numbers_among_the_missing_texts():
      [86_400_000_000, 86_401_000_000, 86_401_000_000, 0, 253_402_214_400_000_000]),
     (pa.array(["1969-12-31T23:59:59.5", "1970-01-01T00:00:00.123456789"]), "iso", [-500_000, 123_456]),
     (pa.array([b"1970-01-02"]), "iso", [86_400_000_000]),
+    (pa.array([-62_135_596_800, 253_402_300_799]), "seconds", [-62_135_596_800_000_000, 253_402_300_799_000_000]),
 ])
 def test_times(column, unit, expected):
     assert read(values.times, column, unit) == (expected, {})
@@ -128,8 +129,9 @@ def test_times(column, unit, expected):
     (pa.array([-1]), "seconds", "the role is missing or out of range"),
     (pa.array(["inf"]), "seconds", "the role is missing or out of range"),
     (pa.array(["1e300"]), "seconds", "the role is missing or out of range"),
-    (pa.array([2**62]), "milliseconds", "the role is missing or out of range"),
     (pa.array([2**63], pa.uint64()), "nanoseconds", "the role is missing or out of range"),
+    (pa.array([253_402_300_800], pa.timestamp("s")), "milliseconds", "the role is missing or out of range"),
+    (pa.array(["9999-12-31T23:59:59-01:00"]), "iso", "the role is missing or out of range"),
     (pa.array([None], pa.timestamp("us")), "iso", "the role is missing or out of range"),
     (pa.array([""]), "iso", "the role is missing or out of range"),
     (pa.array(["2026-02-30"]), "iso", "the role is not an ISO 8601 time"),
@@ -138,6 +140,23 @@ def test_times(column, unit, expected):
 ])
 def test_times_that_make_a_row_malformed(column, unit, reason):
     assert read(values.times, column, unit)[1] == {0: reason}
+
+
+@pytest.mark.parametrize(("number", "unit", "fitting"), [
+    (253_402_300_800, "seconds", "milliseconds"), (-62_135_596_801, "seconds", "milliseconds"),
+    (1_700_000_000_000, "seconds", "milliseconds"), (1_700_000_000_000_000, "seconds", "microseconds"),
+    (1_700_000_000_000_000_000, "seconds", "nanoseconds"), (1_700_000_000_000_000, "milliseconds", "microseconds"),
+    (2**62, "milliseconds", "nanoseconds"), (1_700_000_000_000_000_000, "microseconds", "nanoseconds"),
+])
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64(), pa.string()])
+def test_a_time_in_another_unit_is_malformed_and_its_unit_named(number, unit, fitting, kind):
+    column = pa.array([1, number, None]).cast(kind, safe=False)  # float64 has no such long numbers
+    found, malformed = read(values.times, column, unit)
+    assert found[1:] == [0, 0]
+    assert malformed == {
+        1: f"the role is not within the years 1 to 9999 in {unit}, as it would be in {fitting}: correct `unit` of `timestamp` in the schema",
+        2: "the role is missing or out of range",
+    }
 
 
 @pytest.mark.parametrize("column", [

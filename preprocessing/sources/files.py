@@ -77,16 +77,22 @@ def _files_of_splits(patterns: list[str], split: FilesSplit) -> dict[str, list[s
     for name in SPLITS:
         paths[name] = expand([os.path.join(glob.escape(patterns[0]), getattr(split, name))])
         for path in paths[name]:
-            if owner.setdefault(path, name) != name:
+            earlier, spelt = owner.setdefault(os.path.realpath(path), (name, path))
+            if earlier != name:
+                same = "" if spelt == path else f" (it is the same file as {spelt})"
                 raise UserError(
-                    f"file {path} belongs to both the {owner[path]} and the {name} split: the patterns under `split` "
+                    f"file {path} belongs to both the {earlier} and the {name} split{same}: the patterns under `split` "
                     "in the schema must not overlap"
                 )
     return paths
 
 
 def expand(patterns: list[str]) -> list[str]:
-    """The files that the user's patterns match, in the order of their paths."""
+    """The files that the user's patterns match, in the order of their paths.
+
+    A file is read once, however often it is matched and however it is spelt: patterns may overlap, and a link that stands beside
+    the file it leads to ("latest") is no second log. It is called by the first of its paths that is no link.
+    """
     paths = set()
     for pattern in patterns:
         if os.path.isdir(pattern):
@@ -96,7 +102,10 @@ def expand(patterns: list[str]) -> list[str]:
         if not found:
             raise UserError(f"no file matches {pattern!r}: expected at least one file; check the path and the spelling")
         paths.update(found)
-    return sorted(paths)
+    chosen = {}
+    for path in sorted(paths, key=lambda path: (os.path.islink(path), path)):
+        chosen.setdefault(os.path.realpath(path), path)
+    return sorted(chosen.values())
 
 
 def _check_columns(paths: list[str], layout: Layout, labelled: bool) -> None:

@@ -132,11 +132,31 @@ def row_texts(columns: pa.RecordBatch, lines: np.ndarray) -> Callable[[np.ndarra
     """
 
     def locate(rows: np.ndarray) -> list[tuple[int, str]]:
-        contents = columns.take(pa.array(rows, pa.int64())).to_pylist()
-        return [(int(lines[row]), json.dumps(content, ensure_ascii=False, default=_shown))
+        taken = columns.take(pa.array(rows, pa.int64()))
+        contents = zip(*map(_values, taken.columns), strict=True)
+        return [(int(lines[row]), json.dumps(dict(zip(taken.schema.names, content, strict=True)), ensure_ascii=False, default=_shown))
                 for row, content in zip(rows, contents, strict=True)]
 
     return locate
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """The values of a column; a time that Python has none for, as outside the years 1 to 9999, is the number that the file holds."""
+    try:
+        return column.to_pylist()
+    except OverflowError:
+        if len(column) > 1:
+            return [value for row in range(len(column)) for value in _values(column.slice(row, 1))]
+        return column.cast(_as_number(column.type)).to_pylist()
+
+
+def _as_number(kind: pa.DataType) -> pa.DataType:
+    """The type with numbers in place of times."""
+    if pa.types.is_dictionary(kind):
+        return _as_number(kind.value_type)
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return pa.list_(_as_number(kind.value_type))
+    return pa.int32() if kind.bit_width == 32 else pa.int64()
 
 
 def _shown(value: Any) -> str:

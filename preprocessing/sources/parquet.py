@@ -30,7 +30,7 @@ def pieces(path: str, layout: Layout) -> list[Descriptor]:
         _check_types(path, file.schema_arrow, layout)
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
     rows = np.cumsum([0, *(group.num_rows for group in groups)])  # before each group, and in all
-    sizes = np.cumsum([0, *(group.total_byte_size for group in groups)])
+    sizes = np.cumsum([0, *map(_decompressed_bytes, groups)])
     if not rows[-1]:
         raise UserError(f"file {path} has no rows: expected at least one; remove the file or write it again")
     count = max(1, round(sizes[-1] / PIECE_BYTES))
@@ -89,9 +89,15 @@ def _readable(path: str) -> Iterator[None]:
         ) from error
 
 
+def _decompressed_bytes(group: pq.RowGroupMetaData) -> int:
+    """How much a row group takes in memory, above 0 if it has rows. DuckDB before August 2023 leaves the group's own size at 0."""
+    columns = (group.column(number).total_uncompressed_size for number in range(group.num_columns))
+    return group.total_byte_size or sum(columns) or group.num_rows
+
+
 def _batch_rows(file: pq.ParquetFile, groups: range) -> int:
     found = [file.metadata.row_group(group) for group in groups]
-    row_bytes = max(1, sum(group.total_byte_size for group in found) // max(1, sum(group.num_rows for group in found)))
+    row_bytes = max(1, sum(map(_decompressed_bytes, found)) // max(1, sum(group.num_rows for group in found)))
     return max(1, min(BATCH_BYTES // row_bytes, MAX_BATCH_ROWS))
 
 

@@ -1,9 +1,11 @@
 """Pieces of Markdown for the model card."""
 
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import datetime, timedelta
 
 from preprocessing.schema import AnySplit, ColumnSplit, HashSplit, TimeSplit
+
+_MICROSECONDS_OF_A_YEAR = 31_556_952_000_000
 
 
 def code(text: str) -> str:
@@ -16,8 +18,13 @@ def percent(part: int, whole: int) -> str:
 
 
 def date(microseconds: int | str) -> str:
-    """Microseconds since 1970 in UTC; an empty text where there are none."""
-    return "" if microseconds == "" else f"{datetime.fromtimestamp(microseconds / 1e6, timezone.utc):%Y-%m-%d %H:%M}"
+    """Microseconds since 1970 in UTC; an empty text where there are none, and the year alone where the calendar of Python ends."""
+    if microseconds == "":
+        return ""
+    try:
+        return (datetime(1970, 1, 1) + timedelta(microseconds=microseconds)).isoformat(" ", "minutes")
+    except OverflowError:
+        return f"about the year {1970 + microseconds // _MICROSECONDS_OF_A_YEAR:,}"
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
