@@ -50,6 +50,7 @@ class ScriptedServer(prediction_service_pb2_grpc.PredictionServiceServicer, mode
       script: what happens to the next calls of Predict: None (an answer), a status (code, details), or a function that is
         called before the answer.
       statuses: the answers to the next calls of GetModelStatus, each a list of (version, state); the last one stays.
+      lacks: fields that the version does not take, as GetModelMetadata tells.
       asked: the PredictRequests, as they came. Each entry of `metadata_asked` is a request for metadata.
       address: HOST:PORT.
       most_at_once: the largest number of Predict calls in progress.
@@ -58,6 +59,7 @@ class ScriptedServer(prediction_service_pb2_grpc.PredictionServiceServicer, mode
     def __init__(self):
         self.script: list = []
         self.statuses = [[(7, Status.AVAILABLE)]]
+        self.lacks: frozenset[str] = frozenset()
         self.asked: list[predict_pb2.PredictRequest] = []
         self.metadata_asked: list = []
         self.address = ""
@@ -98,8 +100,8 @@ class ScriptedServer(prediction_service_pb2_grpc.PredictionServiceServicer, mode
         signatures = get_model_metadata_pb2.SignatureDefMap()
         for signature, first in (("predict", (None,)), ("explain", (None,)), ("candidates", (None, None))):
             definition = signatures.signature_def[signature]
-            for name, shape in _SHAPES.items():
-                _describe(definition.inputs[name], _TYPES[name], (*first, *shape))
+            for name in _SHAPES.keys() - self.lacks:
+                _describe(definition.inputs[name], _TYPES[name], (*first, *_SHAPES[name]))
             for name in ("logit", "probability"):
                 _describe(definition.outputs[name], tf.float32, first)
         _describe(signatures.signature_def["candidates"].inputs["candidate_count"], tf.int64, (None,))

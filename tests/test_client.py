@@ -43,7 +43,9 @@ def shared_server():
 @pytest.fixture
 def server(shared_server):
     """A server with an empty script."""
-    shared_server.__dict__.update(script=[], statuses=[[(7, Status.AVAILABLE)]], asked=[], metadata_asked=[], most_at_once=0)
+    shared_server.__dict__.update(
+        script=[], statuses=[[(7, Status.AVAILABLE)]], lacks=frozenset(), asked=[], metadata_asked=[], most_at_once=0
+    )
     return shared_server
 
 
@@ -156,6 +158,9 @@ def test_a_call_that_was_not_taken_is_sent_again(client, server, passing):
     (Code.FAILED_PRECONDITION, "different shapes and padding is turned off", "set its pad_variable_length_inputs, which the lists of this client allow"),
     (Code.NOT_FOUND, "Servable not found", "correct the model's name or the version"),
     (Code.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 4)", "larger than the server takes: send fewer rows a call"),
+    (Code.RESOURCE_EXHAUSTED, "received metadata size exceeds soft limit (15120 vs. 8192); :status:20B",
+     "refused the call in more words than gRPC takes: compare the inputs with the signature"),
+    (Code.RESOURCE_EXHAUSTED, "received metadata size exceeds hard limit (20000 vs. 16384)", "in more words than gRPC takes"),
     (Code.UNIMPLEMENTED, "Method not found!", "not TensorFlow Serving's gRPC protocol: correct HOST:PORT"),
     (Code.INTERNAL, "an op failed", "the server refused the call"),
 ])  # fmt: skip
@@ -233,6 +238,26 @@ def test_a_newer_version_with_other_inputs_is_asked_for_them(client, server):
         client.predict(ROWS)
     client.predict(ROWS)
     assert len(server.metadata_asked) == 2
+
+
+def test_a_caller_that_is_earlier_than_the_version_it_writes_for_is_answered_after_the_swap(client, server):
+    server.lacks = frozenset(["image"])
+    for asked in (1, 2):  # anew with each refusal, but not what has just been asked
+        with pytest.raises(PredictError, match=r"missing \[\], not known \['image'\]"):
+            client.predict(ROWS)
+        assert len(server.metadata_asked) == asked
+    server.lacks = frozenset()
+    np.testing.assert_allclose(client.predict(ROWS)["logit"], expected_logits(ROWS))
+    client.predict(ROWS)
+    assert len(server.metadata_asked) == 3
+
+
+def test_a_caller_that_ranks_is_answered_after_the_swap_too(client, server):
+    server.lacks = frozenset(["image"])
+    with pytest.raises(PredictError, match=r"missing \[\], not known \['image'\]"):
+        client.rank(SHARED, CANDIDATES)
+    server.lacks = frozenset()
+    np.testing.assert_allclose(client.rank(SHARED, CANDIDATES)["logit"], RANKED)
 
 
 def test_chunks_are_sent_at_once_and_joined_in_order(server):
@@ -362,6 +387,29 @@ def test_async_candidates_are_ranked(server):
     )
     nothing = asynchronously(server, lambda client: client.predict({name: [] for name in ROWS}))
     assert nothing["logit"].shape == (0,)
+
+
+def test_async_callers_are_answered_after_a_swap(server):
+    async def use(client):
+        server.lacks = frozenset(["image"])
+        assert "image" not in await client.input_specs()
+        server.lacks = frozenset()
+        return await asyncio.gather(*(client.predict(ROWS) for _ in range(10)))
+
+    for answers in asynchronously(server, use):
+        np.testing.assert_allclose(answers["logit"], expected_logits(ROWS))
+    assert len(server.metadata_asked) == 2, "once anew, however many tasks it does not fit"
+
+
+def test_async_ranking_is_answered_after_a_swap(server):
+    async def use(client):
+        server.lacks = frozenset(["image"])
+        with pytest.raises(PredictError, match=r"not known \['image'\]"):
+            await client.rank(SHARED, CANDIDATES)
+        server.lacks = frozenset()
+        return await client.rank(SHARED, CANDIDATES)
+
+    np.testing.assert_allclose(asynchronously(server, use)["logit"], RANKED)
 
 
 def test_async_readiness(server):
@@ -633,6 +681,13 @@ def test_absent_files_are_told(score, tmp_path, capsys):
         == EXIT_USER_ERROR
     )
     assert "none does not exist: create it first" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_output_that_is_a_folder_is_told_before_a_server_is_asked(tmp_path, capsys):
+    path = write_csv(tmp_path / "in.csv", LOG)
+    flags = ["--server", "127.0.0.1:1", "--wait", "0.1", "--model", MODEL, "--input", str(path)]
+    assert command.main([*flags, "--output", str(tmp_path)]) == EXIT_USER_ERROR
+    assert f"output {tmp_path} is a folder: give the CSV file to write" in " ".join(capsys.readouterr().err.split())
 
 
 def test_help_teaches(capsys):

@@ -217,7 +217,7 @@ def _examples(*texts):
         (lambda: _tensor(shape=[3]), INVALID, "tensor parsing error: x: cannot reshape"),
         (lambda: _tensor(shape=[-1]), INVALID, "tensor parsing error: x: a tensor needs a known shape, received [-1]"),
         (lambda: _tensor(unknown_rank=True), INVALID, "a tensor needs a known shape"),
-        (lambda: _tensor(shape=[2**40]), INVALID, "takes 4398046511104 bytes, more than the"),
+        (lambda: _tensor(shape=[2**40]), INVALID, "counts as 4398046511104 bytes, more than the"),
         (lambda: _filtered("rank"), INVALID, "output tensor alias not found in signature: {rank}"),
         (lambda: _filtered("score", "score"), INVALID, "duplicate output tensor alias"),
         (lambda: _examples(b"garbage"), INVALID, "Could not parse example input"),
@@ -310,9 +310,17 @@ def test_a_request_beyond_the_limit_of_size_is_refused(server):
     assert server.prediction.Predict(tiny.predict_request(), timeout=SECONDS).outputs
 
 
-def test_long_details_are_cut_so_that_they_arrive(server):
-    received, details = refusal(server.prediction.Predict, _with("y" * 100_000, [1.0], tf.float32))
-    assert received == INVALID and len(details) == 4000
+@pytest.mark.parametrize(("letter", "sent_bytes"), [("y", 1), ("%", 3), ("\n", 3), ("\u00e9", 6), ("\ufffd", 9), ("\U0001f600", 12)])
+def test_long_details_are_cut_so_that_they_arrive(server, letter, sent_bytes):
+    received, details = refusal(server.prediction.Predict, _with(letter * 100_000, [1.0], tf.float32))
+    before = details.index(letter)
+    assert received == INVALID and details[before:] == letter * ((4000 - before) // sent_bytes)
+
+
+def test_long_details_of_the_health_service_are_cut_too(server):
+    with pytest.raises(grpc.RpcError, match="unknown service") as caught:
+        server.health("\ufffd" * 100_000)
+    assert caught.value.code() == Code.NOT_FOUND
 
 
 def test_a_defect_of_the_server_is_internal_and_logged(server, monkeypatch, caplog):
@@ -452,6 +460,34 @@ def test_a_stop_answers_what_is_in_progress_and_refuses_the_rest(saved, tmp_path
         stop.join(SECONDS)
         thread.join(SECONDS)
         assert by_rest["answer"][0] == 200 and not stop.is_alive()
+
+
+def test_a_stop_gives_a_look_under_way_no_more_than_its_seconds(saved, tmp_path):
+    copy_in(saved, tmp_path, 1)
+    looking, end = threading.Event(), threading.Event()
+    with running(served(tmp_path)) as asked:
+        asked.server.every(0.01, lambda: (looking.set(), end.wait(SECONDS)), "looking")
+        stop = threading.Thread(target=asked.server.stop, args=(0.2,))
+        try:
+            assert looking.wait(SECONDS)
+            stop.start()
+            stop.join(SECONDS / 4)
+            assert not stop.is_alive() and not end.is_set()
+        finally:
+            end.set()
+
+
+def test_a_stop_gives_a_call_under_way_no_more_than_its_seconds(saved, tmp_path, monkeypatch):
+    copy_in(saved, tmp_path, 1)
+    with running(served(tmp_path)) as asked:
+        gate = Gate(monkeypatch)
+        call = asked.prediction.Predict.future(tiny.predict_request(), timeout=SECONDS)
+        try:
+            gate.wait_for(1)
+            asked.server.stop(0.2)
+        finally:
+            gate.open()
+        assert call.code() in (Code.CANCELLED, Code.UNAVAILABLE)
 
 
 # Metrics.

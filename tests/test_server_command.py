@@ -1,11 +1,13 @@
 """The server's command with all of its files: models, batching, certificates; and its stop."""
 
+import os
 import re
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,8 +18,10 @@ from tensorflow_serving.apis import prediction_service_pb2_grpc
 
 from preprocessing.errors import EXIT_USER_ERROR, UserError
 from serving.server import command
+from serving.server.loading import Loader
 from serving.server.ports import require_free
 
+REPOSITORY = Path(__file__).resolve().parents[1]
 PORTS = re.compile(
     r"serving tiny version 2 on 127\.0\.0\.1:(\d+)\nserving other version 2 on .*\nREST and metrics on https://127\.0\.0\.1:\d+\n"
 )
@@ -97,6 +101,69 @@ def test_all_files_and_flags_work_together(arguments, tmp_path, capsys):
         stop.make()
         thread.join(SECONDS)
     assert not thread.is_alive()
+
+
+@pytest.fixture
+def endless(tmp_path):
+    """A version that never loads nor fails: it waits for somebody to write its variables into a pipe."""
+    version = tiny.save(tmp_path / "endless")
+    [data] = (version / "variables").glob("variables.data-*")
+    data.unlink()
+    os.mkfifo(data)
+    return version
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Starts the server's command in a process of its own, for the versions under `base`."""
+    (tmp_path / "base").mkdir()
+    flags = ["--model_name", "tiny", "--model_base_path", str(tmp_path / "base"), "--port", "0", "--poll_seconds", "0.1"]
+    processes = []
+
+    def start(*more):
+        command_line = [sys.executable, "-m", "serving.server", *flags, *more]
+        processes.append(subprocess.Popen(command_line, cwd=REPOSITORY, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE))
+        return processes[-1]
+
+    yield start
+    for process in processes:
+        process.kill()
+
+
+def wait_for_line(stream, part):
+    assert any(part in line for line in stream), f"the process has ended without a line with {part!r}"
+
+
+def ended(process):
+    """What a process prints from SIGTERM on, and its exit code."""
+    process.terminate()
+    printed, said = process.communicate(timeout=SECONDS)
+    return printed, said, process.returncode
+
+
+def test_a_stop_ends_the_command_in_the_middle_of_its_first_load(tmp_path, endless, started):
+    endless.rename(tmp_path / "base" / "1")
+    process = started()
+    wait_for_line(process.stderr, "tiny version 1 is loading")
+    printed, said, code = ended(process)
+    assert (printed, code) == ("", 0) and "stopped before every model had a version" in said and "Traceback" not in said
+
+
+def test_a_stop_waits_for_a_later_load_no_longer_than_it_drains(tmp_path, endless, started):
+    tiny.save(tmp_path / "base" / "1")
+    process = started("--drain_seconds", "0.2")
+    wait_for_line(process.stdout, "serving tiny version 1 on ")
+    endless.rename(tmp_path / "base" / "2")
+    wait_for_line(process.stderr, "tiny version 2 is loading")
+    printed, said, code = ended(process)
+    assert (printed, code) == ("", 0) and "INFO stopped" in said and "Traceback" not in said
+
+
+def test_a_stop_during_the_first_load_opens_no_port(arguments, monkeypatch, capsys):
+    stop, load = command.StopRequest(), Loader.load
+    monkeypatch.setattr(Loader, "load", lambda *given: (stop.make(), load(*given))[1])
+    serve(arguments, stop)
+    assert "serving" not in capsys.readouterr().out
 
 
 def test_a_signal_that_interrupts_another_thread_ends_the_wait():

@@ -136,6 +136,64 @@ def test_a_register_that_makes_no_sense_changes_nothing(base_path, caplog, text,
     assert versions.live_versions == [2] and complaint in caplog.text
 
 
+def test_a_pinned_version_whose_folder_is_moved_away_answers_on(base_path, saved, caplog):
+    register(base_path, '{"labels": {"stable": 1}, "pin": 2}')
+    versions = polled(base_path)
+    (base_path / "2").rename(base_path / ".away")
+    copy_in(saved, base_path, 4)
+    for _ in range(2):
+        versions.poll()
+    assert versions.live_versions == [1, 2]
+    assert [versions.servable(asked(label=label)).version for label in ("stable", "")] == [1, 2]
+    assert caplog.text.count("lacks the pinned version 2; what is live stays so") == 1
+    register(base_path, '{"labels": {"stable": 3}, "pin": 2}')
+    versions.poll()
+    assert versions.live_versions == [1, 2, 3], "what is wanted besides is loaded all the same"
+    (base_path / ".away").rename(base_path / "2")
+    versions.poll()
+    assert versions.live_versions == [2, 3], "the pinned folder is back"
+    register(base_path, "{}")
+    versions.poll()
+    assert versions.live_versions == [4]
+
+
+def test_a_version_that_fails_leaves_unlabelled_calls_where_they_were(base_path, saved):
+    register(base_path, '{"labels": {"stable": 1}}')
+    versions = polled(base_path)
+    (base_path / "4").mkdir()
+    versions.poll()
+    assert versions.live_versions == [1, 3], "not those of the label"
+    copy_in(saved, base_path, 5)
+    versions.poll()
+    assert versions.live_versions == [1, 5]
+
+
+def test_a_register_that_cannot_be_read_changes_nothing(base_path, caplog):
+    register(base_path, '{"labels": {"stable": 1}, "pin": 2}')
+    versions = polled(base_path)
+    (base_path / REGISTER_FILE).rename(base_path / "before.json")
+    (base_path / REGISTER_FILE).mkdir()
+    for _ in range(2):
+        versions.poll()
+    assert versions.live_versions == [1, 2] and versions.servable(asked(label="stable")).version == 1
+    assert caplog.text.count("labels and pin stay as they were: ") == 1 and "versions.json cannot be read (Is a directory)" in caplog.text
+    shutil.rmtree(base_path / "1")
+    versions.poll()
+    assert versions.live_versions == [2], "the versions are still looked at"
+
+
+def test_a_model_that_cannot_be_looked_at_keeps_no_other_from_it(base_path, saved, monkeypatch):
+    models = models_of(served(base_path, "bad"), served(base_path, "worse"), served(base_path, "good"))
+    models.poll()
+    copy_in(saved, base_path, 4)
+    for name in ("bad", "worse"):
+        monkeypatch.setattr(models.models[name], "poll", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError) as caught:
+        models.poll()
+    assert caught.value.__notes__ == ["while looking for versions of model bad"]
+    assert {name: model.live_version for name, model in models.models.items()} == {"bad": 3, "worse": 3, "good": 4}
+
+
 def test_a_label_whose_version_is_gone_is_not_found(base_path):
     register(base_path, '{"labels": {"stable": 7}}')
     with pytest.raises(StatusError, match=r"Specific\(tiny, 7\)") as caught:

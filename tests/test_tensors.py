@@ -1,10 +1,13 @@
 """Tensors of a request as arrays: the quick ways give what TensorFlow's own conversion gives."""
 
+import math
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import tensor_pb2, types_pb2
 
+from serving.server.status import StatusError
 from serving.server.tensors import to_array
 
 
@@ -37,3 +40,10 @@ def test_values_dtype_and_shape_are_those_of_tensorflow(proto, expected):
     assert (array.dtype, array.shape) == (same.dtype, same.shape) == (same.dtype, np.shape(expected))
     assert array.tolist() == same.tolist() == np.asarray(expected, same.dtype).tolist()
     assert array.flags.writeable
+
+
+@pytest.mark.parametrize("shape", [[2**33, 0], [0, 2**33], [2**20, 2**13, 0], [2**62, 2**62, 0], [251]])
+def test_a_shape_beyond_the_limit_is_refused_though_a_dimension_is_zero(shape):
+    size = 4 * math.prod(max(dimension, 1) for dimension in shape)
+    with pytest.raises(StatusError, match=rf"x: shape .* counts as {size} bytes, more than the 1000 that a request may have"):
+        to_array("x", typed(types_pb2.DT_FLOAT, shape), 1000)

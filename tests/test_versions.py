@@ -134,6 +134,13 @@ def test_a_register_changed_by_hand_is_refused(base, content, place):
     assert list(find_versions(base)) == [1, 2, 3]
 
 
+def test_a_register_that_cannot_be_read_is_told(base):
+    (base / "versions.json").unlink()
+    (base / "versions.json").mkdir()
+    with pytest.raises(UserError, match=r"versions.json cannot be read \(Is a directory\): it holds labels and pin, so it must be"):
+        read_register(base)
+
+
 def test_a_file_system_without_locks_is_refused(base, monkeypatch):
     def refuse(descriptor, operation):
         raise OSError(37, "No locks available")

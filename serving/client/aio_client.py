@@ -14,7 +14,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from serving.client.calls import POLL_SECONDS, AskedModel, Readiness
 from serving.client.candidates import candidate_chunks, of_one_request
-from serving.client.columns import Signature, as_arrays, chunks, empty_outputs, joined, outputs_of
+from serving.client.columns import Calls, Signature, as_arrays, chunks, empty_outputs, joined, outputs_of
 from serving.client.connection import Tls, open_aio_channel
 from serving.client.predict_client import check_limits
 from serving.client.refusals import Code, PredictError, retry_policy
@@ -77,17 +77,20 @@ class AsyncPredictClient:
 
     async def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """As `PredictClient.predict`; the chunks of a long list are sent at once, as far as `concurrency` allows."""
-        signature = await self._signature_of(self._asked)
-        calls = chunks(as_arrays(columns, signature.inputs, self._asked), self._chunk_rows)
+        asked = self._asked
+        signature, calls = await self._fitting(
+            asked, lambda one: chunks(as_arrays(columns, one.inputs, asked), self._chunk_rows)
+        )
         if not calls:
             return empty_outputs(signature)
-        return await self._joined(calls, lambda chunk: self._call(self._asked, signature, chunk))
+        return await self._joined(calls, lambda chunk: self._call(asked, signature, chunk))
 
     async def rank(self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """As `PredictClient.rank`."""
         asked = replace(self._asked, signature=CANDIDATES_SIGNATURE)
-        signature = await self._signature_of(asked)
-        calls = list(candidate_chunks(shared, candidates, signature, asked, self._chunk_rows))
+        signature, calls = await self._fitting(
+            asked, lambda one: list(candidate_chunks(shared, candidates, one, asked, self._chunk_rows))
+        )
         if not calls:
             return empty_outputs(signature, batch_dimensions=2)
 
@@ -108,9 +111,25 @@ class AsyncPredictClient:
         try:
             return outputs_of(await self._invoke(self._prediction.Predict, asked.predict_request(arrays, signature)))
         except PredictError as error:
-            if error.code == Code.INVALID_ARGUMENT:  # a newer version may take other inputs
-                self._signatures.pop(asked.signature, None)
+            if error.code == Code.INVALID_ARGUMENT:
+                self._forget(asked, signature)
             raise
+
+    async def _fitting(self, asked: AskedModel, to_calls: Callable[[Signature], Calls]) -> tuple[Signature, Calls]:
+        """As `PredictClient._fitting`."""
+        known = self._signatures.get(asked.signature)
+        if known is not None:
+            try:
+                return known, to_calls(known)
+            except PredictError:
+                self._forget(asked, known)
+        signature = await self._signature_of(asked)
+        return signature, to_calls(signature)
+
+    def _forget(self, asked: AskedModel, signature: Signature) -> None:
+        """As `PredictClient._forget`."""
+        if self._signatures.get(asked.signature) is signature:
+            self._signatures.pop(asked.signature, None)
 
     async def _signature_of(self, asked: AskedModel) -> Signature:
         async with self._looking_up:  # once, however many tasks begin together

@@ -12,6 +12,8 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving.client.refusals import invalid
 
+Calls = list[dict[str, np.ndarray]]  # the inputs of each call
+
 
 @dataclass(frozen=True)
 class Signature:
@@ -87,7 +89,7 @@ def _filled_up(lists: Sequence[Sequence[str] | None]) -> list[list[str]]:
     return [[*[""] * (length - len(one)), *one] for one in lists]
 
 
-def chunks(arrays: Mapping[str, np.ndarray], rows: int) -> list[dict[str, np.ndarray]]:
+def chunks(arrays: Mapping[str, np.ndarray], rows: int) -> Calls:
     """The arrays in stretches of at most `rows` rows."""
     total = len(next(iter(arrays.values())))
     return [{name: array[start : start + rows] for name, array in arrays.items()} for start in range(0, total, rows)]

@@ -14,7 +14,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from serving.client.calls import POLL_SECONDS, AskedModel, Readiness
 from serving.client.candidates import candidate_chunks, of_one_request
-from serving.client.columns import Signature, as_arrays, chunks, empty_outputs, joined, outputs_of
+from serving.client.columns import Calls, Signature, as_arrays, chunks, empty_outputs, joined, outputs_of
 from serving.client.connection import Tls, open_channel
 from serving.client.refusals import Code, PredictError, retry_policy
 from serving.signatures import CANDIDATE_COUNT_INPUT, CANDIDATES_SIGNATURE, NAMED_SIGNATURE
@@ -89,7 +89,7 @@ class PredictClient:
             time.sleep(POLL_SECONDS)
 
     def input_specs(self) -> dict[str, tf.TensorSpec]:
-        """The columns that the signature takes, by GetModelMetadata, asked once."""
+        """The columns that the signature takes, by GetModelMetadata, asked once for as long as values fit them."""
         return self._signature_of(self._asked).inputs
 
     def predict(self, columns: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
@@ -106,11 +106,11 @@ class PredictClient:
         Raises:
           PredictError: columns are missing, too many or of different length, or a call failed.
         """
-        signature = self._signature_of(self._asked)
-        calls = chunks(as_arrays(columns, signature.inputs, self._asked), self._chunk_rows)
+        asked = self._asked
+        signature, calls = self._fitting(asked, lambda one: chunks(as_arrays(columns, one.inputs, asked), self._chunk_rows))
         if not calls:  # never sent: a server that batches does not answer an empty call
             return empty_outputs(signature)
-        return self._joined(calls, lambda chunk: self._call(self._asked, signature, chunk))
+        return self._joined(calls, lambda chunk: self._call(asked, signature, chunk))
 
     def rank(self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence]) -> dict[str, np.ndarray]:
         """Scores many candidates that share features, such as one user's, which are sent once a call.
@@ -126,8 +126,9 @@ class PredictClient:
           PredictError: a field is missing, not known or in both; or a call failed.
         """
         asked = replace(self._asked, signature=CANDIDATES_SIGNATURE)
-        signature = self._signature_of(asked)
-        calls = list(candidate_chunks(shared, candidates, signature, asked, self._chunk_rows))
+        signature, calls = self._fitting(
+            asked, lambda one: list(candidate_chunks(shared, candidates, one, asked, self._chunk_rows))
+        )
         if not calls:
             return empty_outputs(signature, batch_dimensions=2)
 
@@ -144,9 +145,26 @@ class PredictClient:
         try:
             return outputs_of(self._invoke(self._prediction.Predict, asked.predict_request(arrays, signature)))
         except PredictError as error:
-            if error.code == Code.INVALID_ARGUMENT:  # a newer version may take other inputs
-                self._signatures.pop(asked.signature, None)
+            if error.code == Code.INVALID_ARGUMENT:
+                self._forget(asked, signature)
             raise
+
+    def _fitting(self, asked: AskedModel, to_calls: Callable[[Signature], Calls]) -> tuple[Signature, Calls]:
+        """The signature, and the calls that values become by it. Values that do not fit the one that is known are refused only when
+        they do not fit the one that is asked for anew either."""
+        known = self._signatures.get(asked.signature)
+        if known is not None:
+            try:
+                return known, to_calls(known)
+            except PredictError:
+                self._forget(asked, known)
+        signature = self._signature_of(asked)
+        return signature, to_calls(signature)
+
+    def _forget(self, asked: AskedModel, signature: Signature) -> None:
+        """Has the signature asked for anew, unless that has been done: a newer version may take other inputs."""
+        if self._signatures.get(asked.signature) is signature:
+            self._signatures.pop(asked.signature, None)
 
     def _signature_of(self, asked: AskedModel) -> Signature:
         signature = self._signatures.get(asked.signature)

@@ -9,6 +9,7 @@ from serving.client.connection import Tls
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 0.1, 2.0
 _LAST_ATTEMPT = 0.9  # of the deadline
 _TOO_LARGE = "larger than max"
+_TOO_MANY_WORDS = "metadata size exceeds"
 _NO_HANDSHAKE = "handshake failed"
 _NOT_GRPC = "failed parsing http/2"
 _UNEQUAL_LISTS = "padding is turned off"
@@ -36,12 +37,13 @@ def may_be_repeated(error: BaseException) -> bool:
     """Whether the same call may succeed a moment later. A prediction changes nothing, so asking twice is harmless.
 
     UNAVAILABLE: no server took the call, or its queue is full; RESOURCE_EXHAUSTED: it is overloaded. Final are a message
-    beyond its limits, a failed TLS handshake, and an answer that is not gRPC, which come with the same codes.
+    beyond its limits, a refusal in more words than gRPC takes, a failed TLS handshake, and an answer that is not gRPC, which come
+    with the same codes.
     """
     if not isinstance(error, grpc.RpcError) or error.code() not in (Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED):
         return False
     details = (error.details() or "").lower()
-    return not any(final in details for final in (_TOO_LARGE, _NO_HANDSHAKE, _NOT_GRPC))
+    return not any(final in details for final in (_TOO_LARGE, _TOO_MANY_WORDS, _NO_HANDSHAKE, _NOT_GRPC))
 
 
 def retry_policy(deadline: float) -> dict:
@@ -66,6 +68,11 @@ def advice(error: grpc.RpcError, deadline: float, tls: Tls | None) -> str:
         or_tls = "" if tls.cert else "; a server that admits known clients only needs --tls_cert and --tls_key"
     if _TOO_LARGE in details:
         return "the request or its answer is larger than the server takes: send fewer rows a call (chunk_rows)"
+    if _TOO_MANY_WORDS in details:
+        return (
+            "the server refused the call in more words than gRPC takes: compare the inputs with the signature that GetModelMetadata "
+            "tells, or send the same rows by REST to read what it says"
+        )
     if _NO_HANDSHAKE in details:
         return (
             "the TLS handshake failed: give the certificate of the authority that signed the server's (--tls_ca), the host "

@@ -48,12 +48,14 @@ def check_paths(source: Path, output: Path | None) -> None:
     """Checks what can be checked before a server is asked.
 
     Raises:
-      UserError: the source is no file, or the folder of the output does not exist.
+      UserError: the source is no file, the output is a folder, or the folder of the output does not exist.
     """
     if not source.is_file():
         raise UserError(f"input {source} does not exist: give a CSV file with a header, or a Parquet or TFRecord file")
     if output is not None and not output.parent.is_dir():
         raise UserError(f"output {output}: folder {output.parent} does not exist: create it first")
+    if output is not None and output.is_dir():
+        raise UserError(f"output {output} is a folder: give the CSV file to write, such as {output / 'scores.csv'}")
 
 
 def score_file(client, source: Path, output: Path | None, reading: Reading, max_rejected_share: float = MAX_REJECTED_SHARE) -> int:

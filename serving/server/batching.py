@@ -87,13 +87,14 @@ class BatchScheduler:
 
         return call
 
-    def stop(self) -> None:
-        """Runs what is waiting and ends the threads."""
+    def stop(self, seconds: float = 30.0) -> None:
+        """Runs what is waiting and ends the threads; returns when they have ended, or `seconds` have passed."""
+        give_up = time.monotonic() + seconds
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
         for thread in self._threads:
-            thread.join()
+            thread.join(max(0.0, give_up - time.monotonic()))
 
     def _enqueue(self, queue: "_Queue", call: _Call) -> Future:
         with self._changed:

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import logging
+import os
 import select
 import signal
 import socket
@@ -10,6 +11,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from preprocessing.environment import start_tensorflow
 from preprocessing.errors import run
@@ -24,6 +26,9 @@ from serving.server.config import (
 from serving.server.ports import require_free
 from serving.server.tls import ServerTls
 from serving.versions.folders import require_base_path
+
+FIRST_LOOK_SECONDS = 0.1  # between looks whether the first versions are there
+THREADS_END_SECONDS = 1.0  # for threads that have nothing left to do
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +108,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         type=float,
         default=30.0,
         metavar="S",
-        help="then refuse new calls and wait so long for those in progress (default: %(default)s)",
+        help="then refuse new calls and wait so long for those in progress, and for a load under way (default: %(default)s)",
     )
     parser.add_argument("--traceback", action="store_true", help="show the traceback of user errors too")
     arguments = parser.parse_args(argv)
@@ -212,6 +217,14 @@ def _main(argv: Sequence[str]) -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     gc.freeze()  # what the imports made stays; the collection after a swap need not look at it
     _serve(arguments, configs, tls, batching, stop)
+    _end()
+
+
+def _end() -> NoReturn:
+    """Ends the process, with exit code 0. The interpreter's own end would wait for the threads of calls that have outlasted their
+    time, and abort the process under one that still loads a version."""
+    logging.shutdown()
+    os._exit(0)
 
 
 def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: ServerTls | None, batching: BatchingParameters | None,
@@ -222,7 +235,7 @@ def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Serve
     from serving.server.config_file import ModelConfigFile
     from serving.server.loading import Loader
     from serving.server.metrics import ServerMetrics
-    from serving.server.model_server import Listening, ModelServer, wait_for_first_versions
+    from serving.server.model_server import Listening, ModelServer
     from serving.server.served_models import ServedModels
 
     metrics = ServerMetrics()
@@ -234,7 +247,8 @@ def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Serve
     loader = Loader(arguments.max_request_bytes, scheduler.batched if scheduler else None, session_config)
     models = ServedModels(configs, loader, metrics)
     try:
-        if not wait_for_first_versions(models, configs, lambda: stop.wait(arguments.poll_seconds)):
+        if not _have_first_versions(models, configs, stop, arguments.poll_seconds):
+            log.info("stopped before every model had a version")
             return
         listening = Listening(
             host=arguments.host, port=arguments.port, rest_port=arguments.rest_api_port, tls=tls,
@@ -250,7 +264,18 @@ def _serve(arguments: argparse.Namespace, configs: list[ModelConfig], tls: Serve
         _stop(server, arguments.shutdown_delay_seconds, arguments.drain_seconds)
     finally:
         if scheduler:
-            scheduler.stop()
+            scheduler.stop(THREADS_END_SECONDS)
+
+
+def _have_first_versions(models, configs: list[ModelConfig], stop: StopRequest, poll_seconds: float) -> bool:
+    """Waits until every model has a live version; returns False as soon as a stop is asked for, even in the middle of a load."""
+    from serving.server.model_server import in_background, wait_for_first_versions
+
+    first = in_background(lambda: wait_for_first_versions(models, configs, lambda: stop.wait(poll_seconds)), "first versions")
+    while not stop.wait(FIRST_LOOK_SECONDS):
+        if first.done():
+            return first.result()
+    return False
 
 
 def say_ready(server, models, listening) -> None:

@@ -13,6 +13,7 @@ from google.protobuf.descriptor_pb2 import FieldDescriptorProto
 
 from serving.server.models import ServedVersions
 from serving.server.proto_messages import add_field, define
+from serving.server.status import sendable
 
 SERVICE = "grpc.health.v1.Health"
 WHOLE_SERVER = ("", "tensorflow.serving.PredictionService", "tensorflow.serving.ModelService")
@@ -65,7 +66,7 @@ class Health:
     def check(self, request, context: grpc.ServicerContext):
         status = self._status(request.service)
         if status == SERVICE_UNKNOWN:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"unknown service {request.service!r}: give none, or a model's name")
+            context.abort(grpc.StatusCode.NOT_FOUND, sendable(f"unknown service {request.service!r}: give none, or a model's name"))
         return HealthCheckResponse(status=status)
 
     def watch(self, request, context: grpc.ServicerContext):

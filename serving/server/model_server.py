@@ -2,9 +2,11 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent import futures
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
@@ -63,7 +65,7 @@ class ModelServer:
     def __init__(self, models: ServedModels, metrics: ServerMetrics, listening: Listening):
         handlers = Handlers(models, metrics, listening.max_concurrent_calls)
         self._health = Health(lambda: models.models)
-        self._threads: list[threading.Thread] = []
+        self._looks: list[futures.Future] = []
         self._stopping = threading.Event()
         certificates = Certificates(listening.tls) if listening.tls else None
         self._grpc, self.port = _grpc_server(handlers, self._health, listening, certificates)
@@ -75,8 +77,7 @@ class ModelServer:
 
     def every(self, seconds: float, look: Callable[[], None], purpose: str) -> None:
         """Calls `look` until `stop`, in a thread of its own; `purpose` says in the log what has failed."""
-        self._threads.append(threading.Thread(target=self._repeat, args=(seconds, look, purpose), name=purpose))
-        self._threads[-1].start()
+        self._looks.append(in_background(lambda: self._repeat(seconds, look, purpose), purpose))
 
     def _repeat(self, seconds: float, look: Callable[[], None], purpose: str) -> None:
         while not self._stopping.wait(seconds):
@@ -90,7 +91,11 @@ class ModelServer:
         self._health.stop_serving()
 
     def stop(self, drain_seconds: float) -> None:
-        """Refuses new calls, and gives those in progress some time to be answered."""
+        """Refuses new calls, and gives those in progress some time to be answered.
+
+        A version that is being loaded has what is left of it. What then goes on, in a thread, nobody waits for.
+        """
+        give_up = time.monotonic() + drain_seconds
         self.announce_stop()
         self._stopping.set()
         self._health.end_watches()
@@ -98,8 +103,21 @@ class ModelServer:
         if self._rest:
             self._rest.stop(drain_seconds)
         stopped.wait()
-        for thread in self._threads:
-            thread.join()
+        futures.wait(self._looks, max(0.0, give_up - time.monotonic()))
+
+
+def in_background(work: Callable[[], Any], name: str) -> futures.Future:
+    """Does something in a thread that does not keep the process from ending: a load takes its time, and cannot be interrupted."""
+    outcome = futures.Future()
+    threading.Thread(target=_settle, args=(outcome, work), name=name, daemon=True).start()
+    return outcome
+
+
+def _settle(outcome: futures.Future, work: Callable[[], Any]) -> None:
+    try:
+        outcome.set_result(work())
+    except BaseException as error:  # noqa: BLE001 - whoever asks for the result is told
+        outcome.set_exception(error)
 
 
 def wait_for_first_versions(models: ServedModels, configs: Iterable[ModelConfig], wait) -> bool:

@@ -88,7 +88,7 @@ class ServedVersions:
         self._to_serve = wanted = self._wanted(self.config, folders)
         self._load_missing(wanted, folders)
         superfluous = self._live.versions.keys() - wanted
-        if superfluous and (wanted & self._live.versions.keys() or not folders):
+        if superfluous and (not folders or self._is_replaced(wanted, folders)):
             self._unload(superfluous)
         if self.config.by_operator:
             self._live = replace(self._live, labels=self._register.labels)
@@ -188,6 +188,15 @@ class ServedVersions:
             gone = folders and pin is not None and pin not in folders
             self._complain(f"{self.config.base_path} lacks the pinned version {pin}; what is live stays so" if gone else "")
         return self._register.wanted(folders.keys())
+
+    def _is_replaced(self, wanted: set[int], folders: Mapping[int, Path]) -> bool:
+        """Whether versions that are wanted no more may go: something answers for them, even calls that name no version.
+
+        A policy's versions are all the same to TensorFlow Serving: one of them suffices. A label's version is for those who ask
+        for it: where the pinned or highest version is gone or has failed, the one before answers on.
+        """
+        live = self._live.versions.keys()
+        return self._register.served(folders) in live if self.config.by_operator else bool(wanted & live)
 
     def _complain(self, complaint: str) -> None:
         """Logs what is wrong, once for as long as it is."""

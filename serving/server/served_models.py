@@ -58,10 +58,21 @@ class ServedModels:
         return self._models
 
     def poll(self) -> None:
-        """Looks at all base paths once."""
+        """Looks at all base paths once.
+
+        Raises:
+          Exception: looking at a model failed in the server itself, the first where several did; all others have been looked at.
+        """
+        failures = []
         with self._managing:
-            for model in self._models.values():
-                model.poll()
+            for name, model in self._models.items():
+                try:
+                    model.poll()
+                except Exception as error:  # noqa: BLE001 - whatever it is, it is raised below
+                    error.add_note(f"while looking for versions of model {name}")
+                    failures.append(error)
+        if failures:
+            raise failures[0]
 
     def servable(self, spec: model_pb2.ModelSpec) -> Servable:
         """The version that a request asks for; raises StatusError as `ServedVersions.servable`."""

@@ -6,9 +6,7 @@ import grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
 from serving.server.handlers import Handlers
-from serving.server.status import StatusError
-
-MAX_DETAILS = 4000  # characters; with more than 8 KiB of metadata a client sees another error
+from serving.server.status import StatusError, sendable
 
 
 def _method(answer: Callable):
@@ -18,7 +16,7 @@ def _method(answer: Callable):
         try:
             return answer(self.handlers, request)
         except StatusError as error:
-            context.abort(error.code, str(error)[:MAX_DETAILS])
+            context.abort(error.code, sendable(str(error)))
 
     return method
 

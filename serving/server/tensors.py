@@ -29,7 +29,8 @@ def to_array(key: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndar
     Args:
       key: the input's name, for the messages.
       proto: the tensor; its dtype has been checked.
-      max_bytes: the most memory that it may take: a proto of a few bytes can stand for any number of equal values.
+      max_bytes: the most memory that it may take: a proto of a few bytes can stand for any number of equal values, or of rows
+        without any.
 
     Raises:
       StatusError: INVALID_ARGUMENT where the proto is no whole tensor, or too large a one.
@@ -37,14 +38,14 @@ def to_array(key: str, proto: tensor_pb2.TensorProto, max_bytes: int) -> np.ndar
     shape = [dim.size for dim in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or min(shape, default=0) < 0:
         raise invalid(f"tensor parsing error: {key}: a tensor needs a known shape, received {shape}")
-    count = math.prod(shape)
-    size = count * _numpy_dtype(proto.dtype).itemsize
+    # What is computed of a tensor without values may have as many rows as it: a dimension of 0 counts as 1.
+    size = math.prod(max(dimension, 1) for dimension in shape) * _numpy_dtype(proto.dtype).itemsize
     if size > max_bytes:
         raise invalid(
-            f"tensor parsing error: {key}: shape {shape} takes {size} bytes, more than the {max_bytes} that a request may have"
+            f"tensor parsing error: {key}: shape {shape} counts as {size} bytes, more than the {max_bytes} that a request may have"
         )
     try:
-        return _values(proto, shape, count)
+        return _values(proto, shape, math.prod(shape))
     except (TypeError, ValueError) as error:
         raise invalid(f"tensor parsing error: {key}: {error}") from error
 

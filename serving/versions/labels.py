@@ -71,13 +71,17 @@ def read_register(base_path: Path) -> Register:
     """Reads `versions.json`; where there is none, nothing has been said.
 
     Raises:
-      UserError: it is not what this module writes.
+      UserError: it cannot be read, or is not what this module writes.
     """
     path = base_path / REGISTER_FILE
     try:
         return Register.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         return Register()
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read ({error.strerror}): it holds labels and pin, so it must be a file that servers and publishers can read"
+        ) from error
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"])) or "the file"
