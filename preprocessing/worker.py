@@ -69,8 +69,8 @@ def _explain_when_full(work: Path, needs: str = _DATA_FOLDER_NEEDS) -> Iterator[
         told = [os.strerror(code) for code in DISK_FULL if os.strerror(code) in str(error)]
         if not told:
             raise
-        raise UserError(f"nothing more can be written to {work} ({told[0]}): {needs}, and is written beside an old one that it replaces; nothing of it "
-                        "is left; free some space, or choose another --output") from error
+        raise UserError(f"nothing more can be written to {work} ({told[0]}): {needs}, and is written beside an old one that it replaces; "
+                        "nothing of it is left; free some space, or choose another --output") from error
 
 
 def progress_folder(work: Path) -> Path:

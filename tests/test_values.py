@@ -154,7 +154,8 @@ def test_a_time_in_another_unit_is_malformed_and_its_unit_named(number, unit, fi
     found, malformed = read(values.times, column, unit)
     assert found[1:] == [0, 0]
     assert malformed == {
-        1: f"the role is not within the years 1 to 9999 in {unit}, as it would be in {fitting}: correct `unit` of `timestamp` in the schema",
+        1: f"the role is not within the years 1 to 9999 in {unit}, as it would be in {fitting}: correct `unit` of `timestamp` in the "
+           "schema",
         2: "the role is missing or out of range",
     }
 
