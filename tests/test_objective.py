@@ -255,6 +255,17 @@ def test_time_input_starts_without_effect_and_tells_the_masking_rate():
     assert abs(times[0] - times[1]).max() > 0.1
 
 
+def test_fine_tuning_with_masked_features_is_told_how_many_are_masked(monkeypatch):
+    model, told = make("finetune", "model.time_input=sinusoidal", "finetune.feature_mask_rate=0.5"), []
+    masks, hidden = type(model.embedding).call, model.hidden
+    monkeypatch.setattr(type(model.embedding), "call", lambda self, features, labels, mask: told.append(mask) or masks(self, features, labels, mask))
+    monkeypatch.setattr(model, "hidden", lambda tokens, training, seed, rates: told.append(rates) or hidden(tokens, training, seed, rates))
+    model.training_click_logits(BATCH | {"seed": tf.constant([1, 2])})
+    mask, rates = told
+    np.testing.assert_allclose(rates, tf.reduce_sum(tf.cast(mask, tf.float32), axis=1) / 4)
+    assert len(set(rates.numpy())) > 1
+
+
 def test_sampled_candidates_approach_the_full_softmax_as_they_grow():
     rows, cells = 52, 4096
     rng = np.random.default_rng(0)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tenacity import AsyncRetrying
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.client.calls import POLL_SECONDS, AskedModel, Readiness
+from serving.client.calls import POLL_SECONDS, AskedModel, KnownSignatures, Readiness
 from serving.client.candidates import candidate_chunks, of_one_request
 from serving.client.columns import Calls, Signature, as_arrays, chunks, empty_outputs, joined, outputs_of
 from serving.client.connection import Tls, open_aio_channel
@@ -47,7 +47,7 @@ class AsyncPredictClient:
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._turns = asyncio.Semaphore(concurrency)
         self._looking_up = asyncio.Lock()
-        self._signatures: dict[str, Signature] = {}
+        self._signatures = KnownSignatures()
 
     async def __aenter__(self):
         return self
@@ -112,24 +112,16 @@ class AsyncPredictClient:
             return outputs_of(await self._invoke(self._prediction.Predict, asked.predict_request(arrays, signature)))
         except PredictError as error:
             if error.code == Code.INVALID_ARGUMENT:
-                self._forget(asked, signature)
+                self._signatures.forget(asked.signature, signature)
             raise
 
     async def _fitting(self, asked: AskedModel, to_calls: Callable[[Signature], Calls]) -> tuple[Signature, Calls]:
         """As `PredictClient._fitting`."""
-        known = self._signatures.get(asked.signature)
+        known = self._signatures.fitting(asked.signature, to_calls)
         if known is not None:
-            try:
-                return known, to_calls(known)
-            except PredictError:
-                self._forget(asked, known)
+            return known
         signature = await self._signature_of(asked)
         return signature, to_calls(signature)
-
-    def _forget(self, asked: AskedModel, signature: Signature) -> None:
-        """As `PredictClient._forget`."""
-        if self._signatures.get(asked.signature) is signature:
-            self._signatures.pop(asked.signature, None)
 
     async def _signature_of(self, asked: AskedModel) -> Signature:
         async with self._looking_up:  # once, however many tasks begin together

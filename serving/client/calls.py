@@ -1,14 +1,14 @@
 """The model that a client asks: its requests, and whether it can be asked yet."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import grpc
 import numpy as np
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
-from serving.client.columns import Signature, fill
+from serving.client.columns import Calls, Signature, fill
 from serving.client.connection import Tls
 from serving.client.refusals import Code, PredictError, advice, may_be_repeated
 from serving.signature_defs import specs_of
@@ -16,6 +16,27 @@ from serving.signature_defs import specs_of
 POLL_SECONDS = 0.2
 
 Status = get_model_status_pb2.ModelVersionStatus
+
+
+class KnownSignatures(dict[str, Signature]):
+    """Signatures by name, as a server has told them; a newer version may take other inputs."""
+
+    def fitting(self, name: str, to_calls: Callable[[Signature], Calls]) -> tuple[Signature, Calls] | None:
+        """The signature, and the calls that values become by it; None where it is not known, or was and they do not fit it: it is
+        forgotten then."""
+        signature = self.get(name)
+        if signature is None:
+            return None
+        try:
+            return signature, to_calls(signature)
+        except PredictError:
+            self.forget(name, signature)
+            return None
+
+    def forget(self, name: str, signature: Signature) -> None:
+        """Forgets it, unless another has taken its place."""
+        if self.get(name) is signature:
+            del self[name]
 
 
 @dataclass(frozen=True)

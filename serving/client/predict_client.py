@@ -12,7 +12,7 @@ import tensorflow as tf
 from tenacity import Retrying
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 
-from serving.client.calls import POLL_SECONDS, AskedModel, Readiness
+from serving.client.calls import POLL_SECONDS, AskedModel, KnownSignatures, Readiness
 from serving.client.candidates import candidate_chunks, of_one_request
 from serving.client.columns import Calls, Signature, as_arrays, chunks, empty_outputs, joined, outputs_of
 from serving.client.connection import Tls, open_channel
@@ -58,7 +58,7 @@ class PredictClient:
         self._prediction = prediction_service_pb2_grpc.PredictionServiceStub(self._channel)
         self._status = model_service_pb2_grpc.ModelServiceStub(self._channel)
         self._threads = ThreadPoolExecutor(concurrency, "predict") if concurrency > 1 else None
-        self._signatures: dict[str, Signature] = {}
+        self._signatures = KnownSignatures()
 
     def __enter__(self):
         return self
@@ -146,25 +146,17 @@ class PredictClient:
             return outputs_of(self._invoke(self._prediction.Predict, asked.predict_request(arrays, signature)))
         except PredictError as error:
             if error.code == Code.INVALID_ARGUMENT:
-                self._forget(asked, signature)
+                self._signatures.forget(asked.signature, signature)
             raise
 
     def _fitting(self, asked: AskedModel, to_calls: Callable[[Signature], Calls]) -> tuple[Signature, Calls]:
         """The signature, and the calls that values become by it. Values that do not fit the one that is known are refused only when
         they do not fit the one that is asked for anew either."""
-        known = self._signatures.get(asked.signature)
+        known = self._signatures.fitting(asked.signature, to_calls)
         if known is not None:
-            try:
-                return known, to_calls(known)
-            except PredictError:
-                self._forget(asked, known)
+            return known
         signature = self._signature_of(asked)
         return signature, to_calls(signature)
-
-    def _forget(self, asked: AskedModel, signature: Signature) -> None:
-        """Has the signature asked for anew, unless that has been done: a newer version may take other inputs."""
-        if self._signatures.get(asked.signature) is signature:
-            self._signatures.pop(asked.signature, None)
 
     def _signature_of(self, asked: AskedModel) -> Signature:
         signature = self._signatures.get(asked.signature)
