@@ -17,7 +17,7 @@ from data_folders import write_data_folder
 from noting_worker import note
 
 from benchmarks.accuracy import __main__ as accuracy
-from benchmarks.accuracy import statistics
+from benchmarks.accuracy import elsewhere, statistics
 from benchmarks.accuracy.cost import passes_per_epoch
 from benchmarks.accuracy.measures import CALIBRATIONS, calibrated_metrics, calibrator, save_predictions
 from benchmarks.accuracy.plan import Planned, Pretraining, Run, Settings, plan
@@ -294,7 +294,7 @@ def row(auc, passes=10):
     metrics = {"auc": auc, "logloss": 0.5, "gauc": None, "ece": 0.01, "calibration_bias": 0.1}
     slices = {"item": [{"occurrences": "1-3", "rows": 4, "positives": 2, "auc": auc - 0.1, "logloss": 0.6, "calibration_bias": 0.0}]}
     calibrated = {kind: {"logloss": 0.4, "ece": 0.005, "calibration_bias": 0.0} for kind in CALIBRATIONS}
-    return {"configuration": "abc", "seed": 1, "commit": "c0ffee", "threads": 1, "passes": passes, "seconds": 60.0, "peak_gb": 1.5,
+    return {"configuration": "abc", "seed": 1, "data": "checksum", "commit": "c0ffee", "threads": 1, "passes": passes, "seconds": 60.0, "peak_gb": 1.5,
             "learning_curve": [[1.0, 0.6, 0.6], [2.0, auc, 0.5]],
             "valid": {**metrics, "slices": slices}, "test": {**metrics, "slices": slices, "calibrated": calibrated}}
 
@@ -379,6 +379,48 @@ def test_runs_are_averaged_by_their_logits(tmp_path):
     logloss = np.log1p(np.exp([-0.75, -0.75, 0, -2])).mean()
     assert ours == ["ours", "2", "1.00000", "+0.25000", f"{logloss:.5f}", f"{logloss - 0.5:+.5f}", "", ""]
     assert "## Averaged over seeds" in write(results, "tiny", tmp_path / "out").read_text()
+
+
+def test_what_a_page_says_of_runs_is_taken_on_another_machine(tmp_path):
+    suite = load_suite(write_suite(tmp_path))
+
+    def planned_in(folder):
+        return plan(suite, suite.run_names(), [1, 2], folder / "data", "checksum", folder / "work")
+
+    def results(planned):
+        return Results.of(suite, planned, "test", "the command", "the suite's file")
+
+    here, there = planned_in(tmp_path / "here"), planned_in(tmp_path / "there")
+    for one in here:
+        Path(one.run.folder).mkdir(parents=True)
+        one.run.row_file.write_text(json.dumps(row(0.75) | {"configuration": one.run.configuration, "seed": one.run.seed}))
+        save_predictions(predictions([0, 1], [0.5, one.run.seed]), one.run.predictions_file("test"))
+    page = write(results(here), "tiny", tmp_path / "out").read_text()
+    files = sorted((tmp_path / "out").glob("tiny*.jsonl"))
+    ours = next(one.run for one in there if one.arm == "ours")
+    Path(ours.folder).mkdir(parents=True)
+    ours.row_file.write_text(json.dumps(row(0.9)))  # what was trained here stays
+
+    assert elsewhere.take(files, [one.run for one in there], "another log") == 0
+    assert not there[0].run.row_file.exists()
+    assert elsewhere.take(files, [one.run for one in there], "checksum") == 3
+    assert ours.row()["test"]["auc"] == 0.9
+    ours.row_file.unlink()
+    assert elsewhere.take(files, [one.run for one in there], "checksum") == 1
+    assert write(results(there), "tiny", tmp_path / "again").read_text() == page and "## Averaged over seeds" in page
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, r"rows.jsonl: cannot be read: .*Give the .jsonl files beside pages of this benchmark"),
+    ('{"seed": 1', r"rows.jsonl, line 1: expected a JSON object"),
+    ('{"rows_per_second": 1}', r"rows.jsonl, line 1: expected a row of this benchmark, with configuration, data, passes, seed"),
+])
+def test_rows_that_are_none_are_refused(content, message, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    if content:
+        file.write_text(content)
+    with pytest.raises(UserError, match=message):
+        elsewhere.take([file], [], "checksum")
 
 
 def test_of_valid_only_nothing_of_the_test_split_is_shown(tmp_path):

@@ -5,7 +5,8 @@ that was interrupted or killed continues from its checkpoint when the same comma
 validation split; the test split is predicted once, at the end of a run.
 
 Arms of the same configuration, also of other suites on the same data, share their runs, and arms that are pre-trained alike
-share that. Remove runs/DATASET/runs to repeat all, after a change of the code say; rows name the commit they come from.
+share that. Remove runs/DATASET/runs to repeat all, after a change of the code say; rows name the commit they come from. A page that was
+begun on another machine is continued with `--rows` and the .jsonl files beside it: what is in them is not trained again.
 """
 
 import argparse
@@ -14,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.accuracy import task
+from benchmarks.accuracy import elsewhere, task
 from benchmarks.accuracy.plan import Planned, plan
 from benchmarks.accuracy.report import Results, main_table, write
 from benchmarks.accuracy.schedule import Job, Schedule
@@ -31,6 +32,7 @@ PRELOAD = "benchmarks.accuracy.preload"
 EXAMPLES = """examples:
   python -m benchmarks.accuracy --suite frappe --input frappe --jobs 2
   python -m benchmarks.accuracy --suite frappe --input frappe --report_only
+  python -m benchmarks.accuracy --suite frappe --input frappe --rows docs/results/frappe*.jsonl
   python -m benchmarks.accuracy --suite frappe_switches --input frappe --valid_only --seeds 1 --arms dgenctr "dgenctr, linear"
 """
 
@@ -48,6 +50,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--valid_only", action="store_true", help="for tuning: never read the test split; the page is of the validation split "
                         "and goes to the work folder")
     parser.add_argument("--report_only", action="store_true", help="train nothing; write the page from the runs that have finished")
+    parser.add_argument("--rows", nargs="+", type=Path, default=[], help="rows of runs that finished on other machines, from the .jsonl files of "
+                        "their pages: of equal configuration, seed and data they are taken as they are")
     parser.add_argument("--work_dir", type=Path, default=Path("runs"), help="data folder, runs and pre-trainings, by data set (default: runs)")
     parser.add_argument("--output", type=Path, help="where the page goes (default: docs/results)")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
@@ -64,7 +68,10 @@ def run(argv: Sequence[str]) -> None:
     work_dir = arguments.work_dir.resolve() / suite.dataset
     data_dir = _data_folder(suite, arguments, work_dir)
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
-    planned = plan(suite, names, seeds, data_dir, train_checksum(data_dir), work_dir)
+    checksum = train_checksum(data_dir)
+    planned = plan(suite, names, seeds, data_dir, checksum, work_dir)
+    if arguments.rows:
+        print(f"--rows: {elsewhere.take(arguments.rows, [one.run for one in planned], checksum)} runs taken from there", flush=True)
     splits = ("valid",) if arguments.valid_only else ("valid", "test")
     failed = [] if arguments.report_only else _train(planned, splits, suite.sliced_by, arguments.jobs)
     _report(suite, path, planned, arguments, work_dir)

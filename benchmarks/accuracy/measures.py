@@ -1,5 +1,6 @@
 """The figures of a run, metrics of each split, what calibration changes, cold slices; and of runs that are averaged."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from scipy.special import logit
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from benchmarks.accuracy.plan import Run
 from preprocessing.files import replaced_file
 from trainer.metrics import Predictions, click_metrics
 from trainer.slices import slices_of
@@ -50,6 +52,22 @@ def calibrated_metrics(fitted_on: Predictions, applied_to: Predictions) -> dict[
 def seed_average(runs: Sequence[Predictions]) -> Predictions:
     """Predictions of the same rows by runs that differ in their seed: the mean of their logits."""
     return replace(runs[0], logits=np.mean([run.logits for run in runs], axis=0, dtype=np.float64))
+
+
+def average_file(folder: Path, split: str, seeds: Sequence[int]) -> Path:
+    """Of the average of these seeds' runs, in the folder of their configuration; where it was made elsewhere."""
+    return folder / f"{split}-average-{'-'.join(map(str, sorted(seeds)))}.json"
+
+
+def averaged_metrics(runs: Sequence[Run], split: str) -> dict[str, float] | None:
+    """Metrics of the average of runs of one configuration; None of a single run, and where predictions are gone."""
+    files = [run.predictions_file(split) for run in runs]
+    if len(files) < 2:
+        return None
+    if all(file.is_file() for file in files):
+        return click_metrics(seed_average([load_predictions(file) for file in files]))
+    known = average_file(Path(runs[0].folder).parent, split, [run.seed for run in runs])
+    return json.loads(known.read_text(encoding="utf-8"))["metrics"] if known.is_file() else None
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:

@@ -11,6 +11,7 @@ from preprocessing.errors import UserError
 from trainer.config import Config, load_config
 
 ROW_FILE = "row.json"
+CHECKSUM_DIGITS = 12  # of the data folder's, in a row
 
 
 @dataclass(frozen=True)

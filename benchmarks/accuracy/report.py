@@ -1,12 +1,12 @@
 """The page of a suite: every table and plot from the rows on disk, at any time."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.accuracy import figures
-from benchmarks.accuracy.measures import CALIBRATIONS, load_predictions, seed_average
+from benchmarks.accuracy.measures import CALIBRATIONS, averaged_metrics
 from benchmarks.accuracy.plan import Planned, Run
 from benchmarks.accuracy.statistics import (
     Difference,
@@ -21,7 +21,6 @@ from benchmarks.accuracy.statistics import (
 from benchmarks.accuracy.suite import Curve, Section, Suite
 from preprocessing.files import write_atomically
 from trainer import plots
-from trainer.metrics import click_metrics
 from trainer.slices import bucket_names
 
 # Metric, its name, digits.
@@ -35,7 +34,7 @@ class Results:
 
     Attributes:
       arms: rows by arm and seed; arms without a finished run have none.
-      averages: metrics of the seeds' averaged logits, of arms with several finished runs.
+      averages: of the seeds' averaged logits, of arms with several finished runs: whose, and their metrics.
       split: whose figures are shown: "test", or "valid" while settings are being chosen.
       seeds: that were asked for.
       command: that makes them.
@@ -44,7 +43,7 @@ class Results:
 
     suite: Suite
     arms: dict[str, dict[int, dict]]
-    averages: dict[str, dict[str, float]]
+    averages: dict[str, dict]
     split: str
     seeds: tuple[int, ...]
     command: str
@@ -61,7 +60,7 @@ class Results:
                 arms[one.arm][one.run.seed] = {"arm": one.arm} | {key: value for key, value in row.items()
                                                                   if key != "test" or split == "test"}
                 finished[one.arm].append(one.run)
-        averages = {arm: metrics for arm, runs in finished.items() if (metrics := _averaged(runs, split))}
+        averages = {arm: average for arm, runs in finished.items() if (average := _average(arm, runs, split))}
         return cls(suite, arms, averages, split, tuple(dict.fromkeys(one.run.seed for one in planned)), command, file)
 
     def runs(self, arm: str) -> Runs:
@@ -80,24 +79,29 @@ class Results:
         return at(self.split, name)
 
 
-def _averaged(runs: Sequence[Run], split: str) -> dict[str, float]:
-    """Metrics of the mean of the runs' logits; empty of a single run, and where predictions are gone."""
-    files = [run.predictions_file(split) for run in runs]
-    if len(files) < 2 or not all(file.is_file() for file in files):
-        return {}
-    return click_metrics(seed_average([load_predictions(file) for file in files]))
+def _average(arm: str, runs: Sequence[Run], split: str) -> dict | None:
+    """A row of the average over an arm's runs."""
+    metrics = averaged_metrics(runs, split)
+    return metrics and {"arm": arm, "configuration": runs[0].configuration, "data": runs[0].row()["data"],
+                        "seeds": sorted(run.seed for run in runs), "split": split, "metrics": metrics}
 
 
 def write(results: Results, name: str, output: Path) -> Path:
-    """Writes NAME.jsonl, one row a run, NAME.md and its plots. Returns the page's path."""
+    """Writes NAME.jsonl, one row a run, NAME_averages.jsonl, one row an arm, NAME.md and its plots. Returns the page's path."""
     output.mkdir(parents=True, exist_ok=True)
     drawn = figures.all_figures(results)
-    write_atomically(output / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in results.rows))
+    write_atomically(output / f"{name}.jsonl", _lines(results.rows))
+    if results.averages:
+        write_atomically(output / f"{name}_averages.jsonl", _lines(results.averages.values()))
     images = {suffix: output / f"{name}_{suffix}.png" for suffix in drawn}
     for suffix, figure in drawn.items():
         plots.save(figure, images[suffix])
     write_atomically(output / f"{name}.md", page(results, {suffix: path.name for suffix, path in images.items()}))
     return output / f"{name}.md"
+
+
+def _lines(rows: Iterable[Mapping]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def page(results: Results, images: Mapping[str, str]) -> str:
@@ -248,8 +252,8 @@ def averages_table(results: Results) -> Table:
     """AUC, logloss and GAUC of each arm's averaged logits, and what they gain over the mean of single runs."""
     columns = METRICS[:3]
     table: Table = [["arm", "runs", *(header for _, title, _ in columns for header in (title, f"{title} - mean of runs"))]]
-    for arm, averaged in results.averages.items():
-        runs = results.runs(arm)
+    for arm, average in results.averages.items():
+        runs, averaged = results.runs(arm), average["metrics"]
         singles = [spread(runs, results.metric(key)) for key, _, _ in columns]
         cells = [(f"{averaged[key]:.{digits}f}", f"{averaged[key] - single.mean:+.{digits}f}") if single else ("", "")
                  for (key, _, digits), single in zip(columns, singles, strict=True)]

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from benchmarks.accuracy.cost import passes_per_epoch
 from benchmarks.accuracy.measures import figures_of, load_predictions, save_predictions
-from benchmarks.accuracy.plan import Run, Settings
+from benchmarks.accuracy.plan import CHECKSUM_DIGITS, Run, Settings
 from benchmarks.accuracy.task import Task, commands
 from preprocessing.environment import start_tensorflow
 from preprocessing.files import write_atomically
@@ -51,7 +51,7 @@ def execute(task: Task) -> None:
                                 from_scratch=run.pretraining is None)
     began = time.monotonic()
     predictions = _predictions(run, data, task.splits)
-    row = {"configuration": run.configuration, "seed": run.seed, "data": data.checksum[:12], "commit": cost["finetune"]["commit"],
+    row = {"configuration": run.configuration, "seed": run.seed, "data": data.checksum[:CHECKSUM_DIGITS], "commit": cost["finetune"]["commit"],
            "threads": task.threads, "passes": sum(stage["passes"] for stage in cost.values()),
            "seconds": round(sum(stage["seconds"] for stage in cost.values()) + time.monotonic() - began, 1),
            "peak_gb": _largest([stage["peak_gb"] for stage in cost.values()]),
