@@ -401,19 +401,34 @@ def test_what_a_page_says_of_runs_is_taken_on_another_machine(tmp_path):
     Path(ours.folder).mkdir(parents=True)
     ours.row_file.write_text(json.dumps(row(0.9)))  # what was trained here stays
 
-    assert elsewhere.take(files, [one.run for one in there], "another log") == 0
-    assert not there[0].run.row_file.exists()
-    assert elsewhere.take(files, [one.run for one in there], "checksum") == 3
+    runs = [one.run for one in there]
+    with pytest.raises(UserError, match=r"none of the 6 rows .*: 6 are of other data than this data folder \(another log\), 0 of another conf"):
+        elsewhere.take(files, runs, "another log")
+    assert elsewhere.take(files, runs, "checksum") == 4
     assert ours.row()["test"]["auc"] == 0.9
     ours.row_file.unlink()
-    assert elsewhere.take(files, [one.run for one in there], "checksum") == 1
+    assert elsewhere.take(files, runs, "checksum") == 4 and ours.row()["test"]["auc"] == 0.75
     assert write(results(there), "tiny", tmp_path / "again").read_text() == page and "## Averaged over seeds" in page
+
+
+def test_rows_of_a_page_are_not_lost(tmp_path, capsys):
+    data, suite, output = write_data_folder(tmp_path / "data", rows=8), write_suite(tmp_path), tmp_path / "out"
+    output.mkdir()
+    old = row(0.7) | {"arm": "old", "configuration": "of before", "seed": 2}
+    (output / "tiny.jsonl").write_text(json.dumps(old) + "\n")
+    arguments = ["--suite", str(suite), "--data_dir", str(data), "--work_dir", str(tmp_path / "work")]
+    assert accuracy.main([*arguments, "--output", str(output)]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "tiny.jsonl has 1 rows of runs that the new page would not have (old seed 2): take them with --rows" in message
+    # Into the work folder, with what there is.
+    assert accuracy.main([*arguments, "--report_only", "--arms", "ours"]) == 0
+    assert "--seeds 2 --arms ours`" in (tmp_path / "work/frappe/test/tiny.md").read_text()
 
 
 @pytest.mark.parametrize(("content", "message"), [
     (None, r"rows.jsonl: cannot be read: .*Give the .jsonl files beside pages of this benchmark"),
     ('{"seed": 1', r"rows.jsonl, line 1: expected a JSON object"),
-    ('{"rows_per_second": 1}', r"rows.jsonl, line 1: expected a row of this benchmark, with configuration, data, passes, seed"),
+    ('{"rows_per_second": 1}', r"rows.jsonl, line 1: expected a row with configuration, data, passes, seed"),
 ])
 def test_rows_that_are_none_are_refused(content, message, tmp_path):
     file = tmp_path / "rows.jsonl"

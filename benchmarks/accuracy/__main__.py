@@ -6,10 +6,12 @@ validation split; the test split is predicted once, at the end of a run.
 
 Arms of the same configuration, also of other suites on the same data, share their runs, and arms that are pre-trained alike
 share that. Remove runs/DATASET/runs to repeat all, after a change of the code say; rows name the commit they come from. A page that was
-begun on another machine is continued with `--rows` and the .jsonl files beside it: what is in them is not trained again.
+begun on another machine is continued with `--rows` and the .jsonl files beside it: what is in them is not trained again. The committed
+pages are made with `--output docs/results`.
 """
 
 import argparse
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -47,13 +49,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, help="seeds 1 to N (default: the suite's)")
     parser.add_argument("--arms", nargs="*", help="only these arms; of a curve, its arms or single points")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each gets its share of the cores (default: 1)")
-    parser.add_argument("--valid_only", action="store_true", help="for tuning: never read the test split; the page is of the validation split "
-                        "and goes to the work folder")
+    parser.add_argument("--valid_only", action="store_true", help="for tuning: never read the test split; the page is of the validation split")
     parser.add_argument("--report_only", action="store_true", help="train nothing; write the page from the runs that have finished")
     parser.add_argument("--rows", nargs="+", type=Path, default=[], help="rows of runs that finished on other machines, from the .jsonl files of "
                         "their pages: of equal configuration, seed and data they are taken as they are")
     parser.add_argument("--work_dir", type=Path, default=Path("runs"), help="data folder, runs and pre-trainings, by data set (default: runs)")
-    parser.add_argument("--output", type=Path, help="where the page goes (default: docs/results)")
+    parser.add_argument("--output", type=Path, help="where the page goes, docs/results say (default: into the data set's part of --work_dir)")
     parser.add_argument("--traceback", action="store_true", help="show the traceback of an error")
     return parser
 
@@ -70,8 +71,12 @@ def run(argv: Sequence[str]) -> None:
     seeds = range(1, (arguments.seeds or suite.seeds) + 1)
     checksum = train_checksum(data_dir)
     planned = plan(suite, names, seeds, data_dir, checksum, work_dir)
+    runs = [one.run for one in planned]
     if arguments.rows:
-        print(f"--rows: {elsewhere.take(arguments.rows, [one.run for one in planned], checksum)} runs taken from there", flush=True)
+        print(f"--rows: {elsewhere.take(arguments.rows, runs, checksum)} runs are known from there", flush=True)
+    if arguments.output:
+        elsewhere.refuse_loss(arguments.output / f"{path.stem}.jsonl",
+                              [run for run in runs if run.row()] if arguments.report_only else runs)
     splits = ("valid",) if arguments.valid_only else ("valid", "test")
     failed = [] if arguments.report_only else _train(planned, splits, suite.sliced_by, arguments.jobs)
     _report(suite, path, planned, arguments, work_dir)
@@ -145,13 +150,15 @@ def _commit() -> str:
 def _report(suite: Suite, path: Path, planned: Sequence[Planned], arguments: argparse.Namespace, work_dir: Path) -> None:
     split = "valid" if arguments.valid_only else "test"
     command = f"python -m benchmarks.accuracy --suite {arguments.suite} --input FOLDER --seeds {arguments.seeds or suite.seeds}"
+    if arguments.arms:
+        command += f" --arms {shlex.join(arguments.arms)}"
     file = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path.name
     results = Results.of(suite, planned, split, command + (" --valid_only" if arguments.valid_only else ""), str(file))
     for section in suite.tables:
         header, *lines = main_table(results, section)
         if lines:
             print_table(section.title, lines, tuple(header))
-    output = arguments.output or (work_dir / "valid" if arguments.valid_only else REPOSITORY / "docs" / "results")
+    output = arguments.output or work_dir / split
     print(f"page: {write(results, path.stem, output)}")
 
 

@@ -10,47 +10,79 @@ from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
 
 OF_RUN, OF_AVERAGE = {"configuration", "data", "seed", "passes"}, {"configuration", "data", "seeds", "split"}
+ADVICE = "Give the .jsonl files beside pages of this benchmark"
 
 
 def take(files: Sequence[Path], runs: Sequence[Run], checksum: str) -> int:
     """Puts rows of pages' .jsonl files where these runs would have left theirs, unless they did.
 
-    A row is a run's if configuration, seed and data are equal; averages over seeds (NAME_averages.jsonl) are taken, too, since the
+    A row is a run's if configuration, seed and data are equal. Averages over seeds (NAME_averages.jsonl) are taken, too, since the
     predictions that they are made of stayed on the other machine.
 
     Returns:
-      How many runs have got a row.
+      How many runs have a row in the files.
 
     Raises:
-      UserError: a file cannot be read or is not of this benchmark.
+      UserError: a file cannot be read, is not of this benchmark, or none has a row of these runs.
     """
-    rows = [row for file in files for row in _rows(file) if row["data"] == checksum[:CHECKSUM_DIGITS]]
-    by_run = {(row["configuration"], row["seed"]): row for row in rows if "seed" in row}
-    missing = {run.row_file: by_run[key] for run in runs
-               if (key := (run.configuration, run.seed)) in by_run and not run.row_file.is_file()}
-    for file, row in missing.items():
-        _write(file, row)
+    rows = [row for file in files for row in read_rows(file)]
+    of_data = [row for row in rows if row["data"] == checksum[:CHECKSUM_DIGITS]]
+    by_run = {key_of(row): row for row in of_data if "seed" in row}
+    known = {run: by_run[run.configuration, run.seed] for run in runs if (run.configuration, run.seed) in by_run}
+    if not known:
+        raise UserError(f"--rows {' '.join(map(str, files))}: none of the {len(rows)} rows is of a run that is asked for: {len(rows) - len(of_data)} "
+                        f"are of other data than this data folder ({checksum[:CHECKSUM_DIGITS]}), {len(of_data)} of another configuration "
+                        "or seed. Leave --rows out to train here")
+    for run, row in known.items():
+        if not run.row_file.is_file():
+            _write(run.row_file, row)
     folders = {run.configuration: Path(run.folder).parent for run in runs}
-    for row in rows:
+    for row in of_data:
         if "seeds" in row and row["configuration"] in folders:
             _write(average_file(folders[row["configuration"]], row["split"], row["seeds"]), row)
-    return len(missing)
+    return len(known)
 
 
-def _rows(file: Path) -> Iterator[dict]:
+def refuse_loss(file: Path, kept: Sequence[Run]) -> None:
+    """Refuses to replace a page's rows by fewer: they may be all that is left of runs on another machine.
+
+    Args:
+      file: NAME.jsonl of the page.
+      kept: runs whose rows the new page will have.
+    """
+    if not file.is_file():
+        return
+    keys = {(run.configuration, run.seed) for run in kept}
+    lost = [row for row in read_rows(file) if key_of(row) not in keys]
+    if lost:
+        named = ", ".join(f"{row['arm']} seed {row['seed']}" for row in lost[:3]) + (", ..." if len(lost) > 3 else "")
+        raise UserError(f"{file} has {len(lost)} rows of runs that the new page would not have ({named}): take them with --rows {file} and "
+                        "leave out --arms, give another --output, or remove the file")
+
+
+def read_rows(file: Path) -> Iterator[dict]:
+    """The rows of a page.
+
+    Raises:
+      UserError: the file cannot be read, or a line is no row.
+    """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--rows {file}: cannot be read: {error}. Give the .jsonl files beside pages of this benchmark") from error
+        raise UserError(f"{file}: cannot be read: {error}. {ADVICE}") from error
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(f"--rows {file}, line {number}: expected a JSON object: {error}") from error
+            raise UserError(f"{file}, line {number}: expected a JSON object: {error}. {ADVICE}") from error
         if not isinstance(row, dict) or not (row.keys() >= OF_RUN or row.keys() >= OF_AVERAGE):
-            raise UserError(f"--rows {file}, line {number}: expected a row of this benchmark, with {', '.join(sorted(OF_RUN))}; "
-                            "give the .jsonl files beside its pages")
+            raise UserError(f"{file}, line {number}: expected a row with {', '.join(sorted(OF_RUN))}. {ADVICE}")
         yield row
+
+
+def key_of(row: Mapping) -> tuple[str, int]:
+    """What tells a run apart."""
+    return row["configuration"], row["seed"]
 
 
 def _write(file: Path, row: Mapping) -> None:

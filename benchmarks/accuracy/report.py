@@ -91,8 +91,11 @@ def write(results: Results, name: str, output: Path) -> Path:
     output.mkdir(parents=True, exist_ok=True)
     drawn = figures.all_figures(results)
     write_atomically(output / f"{name}.jsonl", _lines(results.rows))
+    averages = output / f"{name}_averages.jsonl"
     if results.averages:
-        write_atomically(output / f"{name}_averages.jsonl", _lines(results.averages.values()))
+        write_atomically(averages, _lines(results.averages.values()))
+    else:
+        averages.unlink(missing_ok=True)
     images = {suffix: output / f"{name}_{suffix}.png" for suffix in drawn}
     for suffix, figure in drawn.items():
         plots.save(figure, images[suffix])
