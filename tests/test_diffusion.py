@@ -60,6 +60,19 @@ def test_at_the_end_of_time_everything_is_masked():
     assert mask_tokens(tf.ones(100), scorable(100), SEED).numpy().all()
 
 
+@pytest.mark.parametrize(("schedule", "share"), [
+    ({"schedule": "linear", "time": "continuous"}, 0.5),  # the integral of t over (0, 1]
+    ({"schedule": "cosine", "time": "continuous"}, 1 - 2 / np.pi),  # of 1 - cos(pi t / 2)
+    ({"schedule": "fixed"}, 0.3),
+])
+def test_as_many_tokens_are_masked_as_the_schedule_says(schedule, share):
+    mask, rates = corrupt(DiffusionConfig(**schedule), scorable(20_000, tokens=100), SEED)
+    assert rates.numpy().mean() == pytest.approx(share, abs=0.01)
+    # Sample by sample: 100 tokens have a spread of 0.05 at most.
+    np.testing.assert_allclose(mask.numpy().mean(axis=1), rates, atol=0.25)
+    assert mask.numpy().mean() == pytest.approx(share, abs=0.01)
+
+
 def test_a_label_that_is_not_there_is_never_the_masked_token():
     # At rate 0 one token is masked: of 5, or of the 4 features.
     masks = [mask_tokens(tf.zeros(20_000), which, SEED).numpy() for which in (scorable(20_000), unlabelled(20_000))]

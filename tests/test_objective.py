@@ -255,6 +255,17 @@ def test_time_input_starts_without_effect_and_tells_the_masking_rate():
     assert abs(times[0] - times[1]).max() > 0.1
 
 
+def test_pre_training_is_told_each_samples_masking_rate(monkeypatch):
+    model, told = make("pretrain", "model.time_input=sinusoidal", "diffusion.schedule=cosine"), []
+    corrupt, hidden = objective_module.corrupt, model.hidden
+    monkeypatch.setattr(objective_module, "corrupt", lambda *arguments: told.append(corrupt(*arguments)) or told[0])
+    monkeypatch.setattr(model, "hidden", lambda tokens, training, seed, rates: told.append(rates) or hidden(tokens, training, seed, rates))
+    model.loss_parts(BATCH | {"seed": tf.constant([1, 2])}, training=True)
+    (_, drawn), rates = told
+    np.testing.assert_array_equal(rates, drawn)
+    assert len(set(rates.numpy())) > 1
+
+
 def test_fine_tuning_with_masked_features_is_told_how_many_are_masked(monkeypatch):
     model, told = make("finetune", "model.time_input=sinusoidal", "finetune.feature_mask_rate=0.5"), []
     masks, hidden = type(model.embedding).call, model.hidden
@@ -355,6 +366,10 @@ def test_rare_values_are_known_without_the_data_folder(tmp_path):
     (["diffusion.label=absent", "finetune.regeneration={share: 1, fields: [item], source: generator}"],
      "`finetune.regeneration.source: generator` draws features that fit the label, which a pre-training with `diffusion.label: absent`"),
     (["model.rare_count=3"], "`rare_count` has no effect with `unknown: row`"),
+    (["pretrain.objective=masked_features", "diffusion={}", "model.scoring.similarity=dot"],
+     "`scoring` has no effect with `pretrain.objective: masked_features`, which scores no values"),
+    (["finetune.learning_rate_factor=0.5"], "`learning_rate_factor` has no effect with `learning_rate_schedule: cosine`"),
+    (["model.dcn.hidden_units=[]", "model.dcn.batch_norm=false"], r"`batch_norm` has no effect with `hidden_units: \[\]`"),
 ])
 def test_a_setting_without_effect_is_refused(assignments, message):
     with pytest.raises(UserError, match=message):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from data_folders import tiny_schema, write_data_folder, write_folder_of_all_kinds
+from data_folders import SPLITS, tiny_schema, write_data_folder, write_folder, write_folder_of_all_kinds
 
 from preprocessing.errors import UserError
 from trainer.checkpoints import StageCheckpoints
@@ -23,7 +23,7 @@ from trainer.models import build_model
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate
 from trainer.sample import comparison
 from trainer.sample.command import sample
-from trainer.sample.drawing import draw_samples, load_sampler, open_pretrained, real_rows
+from trainer.sample.drawing import draw_samples, load_sampler, nearest_rows, open_pretrained
 from trainer.sample.request import Given, Request
 from trainer.sample.values import FieldValues
 
@@ -242,6 +242,39 @@ def test_values_that_are_read_as_masked_are_never_drawn():
     assert sampler.knows(np.array([[2, 2], [4, 2], [1, 2], [3, 3]], np.int32)).tolist() == [True, False, False, True]
 
 
+def untrained(counts: list[np.ndarray], *assignments: str) -> Sampler:
+    config = load_config(None, ["model.embedding_dim=4", "model.dcn.hidden_units=[4]", "model.unknown=mask", *assignments])
+    return Sampler(build_model(tiny_schema(FIELD_ROWS), config, "pretrain", counts, 0.3), counts)
+
+
+def test_candidates_are_taken_from_values_that_can_be_drawn(monkeypatch):
+    # Of color the values 2 and 4 are rare, in four rows of five: a single candidate would mostly be one of them.
+    monkeypatch.setattr(sampler_module, "CANDIDATES", 1)
+    counts = [np.array([0, 0, 90, 100, 90, 0]), np.array([0, 200, 100, 100, 0])]
+    sampler = untrained(counts, "model.rare_count=95", "model.scoring.candidates=batch", "model.scoring.sampled_candidates=1")
+    for seed in range(5):
+        ids, _ = draw(sampler, seed=tf.constant([seed, 0]))
+        assert set(ids[:, 0]) == {3} and set(ids[:, 1]) <= {2, 3}
+
+
+@pytest.mark.parametrize(("color", "size", "settings", "message"), [
+    ([0, 0, 10, 20, 20, 0], [0, 0, 50, 0, 0], ["model.rare_count=30"],
+     r"no value of color can be drawn: the model reads all that training rows have as masked \(`model.unknown: mask`, "
+     r"`model.rare_count: 30`\); pre-train with `model.unknown: row` or a smaller `model.rare_count`, or without"),
+    ([0, 50, 0, 0, 0, 0], [0, 50, 0, 0, 0], [],
+     r"no value of color, size can be drawn: .*\(`model.unknown: mask`\); pre-train with `model.unknown: row`, or without"),
+    ([10, 10, 10, 10, 10, 0], [0, 0, 50, 0, 0], ["model.rare_count=30", "model.scoring.candidates=batch"], "no value of color can be drawn"),
+])
+def test_a_field_without_a_value_that_can_be_drawn_is_refused(color, size, settings, message):
+    with pytest.raises(UserError, match=message):
+        untrained([np.array(color), np.array(size)], *settings)
+
+
+def test_a_field_that_is_always_missing_is_drawn_as_missing():
+    sampler = untrained([np.array([50, 0, 0, 0, 0, 0]), np.array([0, 0, 30, 20, 0])])
+    assert set(draw(sampler)[0][:, 0]) == {0}
+
+
 # The command.
 
 
@@ -281,15 +314,17 @@ def test_the_command_writes_samples_and_a_report(folders):
 
 def test_fewer_samples_are_the_first_of_more(folders):
     data, config, checkpoint = open_pretrained(*folders)
-    sampler, real = load_sampler(data, config, checkpoint, steps=None), real_rows(data, config.input, "valid", Given({}), 10, 1, all_known)
+    sampler, (real, _) = load_sampler(data, config, checkpoint, steps=None), nearest_rows(
+        data, config.input, "valid", Given({}), 10, 1, all_known)
     many, few = (draw_samples(sampler, data.schema, Given({}), real, samples, seed=3).table for samples in (1500, 50))
     np.testing.assert_array_equal(many[:50], few)
 
 
 def test_fewer_real_rows_are_the_first_of_more_and_all_different(folders):
     data, config, _ = open_pretrained(*folders)
-    many, few = (real_rows(data, config.input, "valid", Given({"hour": 3}), rows, 1, all_known).table for rows in (1000, 20))
-    np.testing.assert_array_equal(many[:20], few)
+    (many, _), (few, _) = (nearest_rows(data, config.input, "valid", Given({"hour": 3}), rows, 1, all_known) for rows in (1000, 20))
+    many = many.table
+    np.testing.assert_array_equal(many[:20], few.table)
     valid = np.concatenate([np.column_stack([batch["ids"], batch["label"]]) for batch in EvaluationSplit(data, "valid", 1000).batches()])
     np.testing.assert_array_equal(np.sort(many, axis=0), np.sort(valid[valid[:, 2] == 3], axis=0))
 
@@ -331,7 +366,7 @@ def test_with_the_label_given_no_click_rates_are_compared(folders):
     (Request(samples=0), "--samples: expected at least 1, received 0"),
     (Request(seed=-1), "--seed: expected 0 or more, received -1"),
     (Request(given=("hour",)), "--given hour: expected FIELD=VALUE, for example --given user=VALUE"),
-    (Request(given=("city=Rome",)), "--given city=Rome: 'city' is no field with one value a row that the model reads; expected one of user, item, hour"),
+    (Request(given=("city=Rome",)), "--given city=Rome: 'city' is no field that the model reads; expected one of user, item, hour"),
     (Request(given=("hour=hour2", "hour=hour3")), "--given fixes hour twice: give one value"),
     (Request(given=("hour=noon",)), "--given hour=noon: no training row has this value, .*vocabularies/hour.txt: the most frequent are"),
     (Request(given=("hour=",)), "--given hour=: no training row has this value"),
@@ -376,13 +411,17 @@ def test_lists_are_those_of_real_rows_and_a_label_that_the_model_does_not_know_i
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["user", "item", "last", "price", "history"]
     opened, config, _ = open_pretrained(data, model)
-    real = real_rows(opened, config.input, "valid", Given({}), 100, 1, all_known).lists["history"]
+    real = nearest_rows(opened, config.input, "valid", Given({}), 100, 1, all_known)[0].lists["history"]
     assert [row["history"] for row in rows] == ["|".join(f"item{value}" for value in values[values >= 0]) for values in real]
+    report = (model / "report" / "samples" / "REPORT.md").read_text()
+    assert "Lists are not drawn: history is that of 100 rows of the valid split that have what is given." in report
 
 
 @pytest.mark.parametrize(("request_", "message"), [
-    (Request(given=("history=item2",)), "--given history=item2: 'history' is a list, and samples have the lists of real rows; expected"),
-    (Request(given=("device=phone",)), "'device' is no field with one value a row that the model reads"),
+    (Request(given=("device=phone",)), "'device' is no field that the model reads; expected one of user, item, last, price, history"),
+    (Request(given=("image=1|2",)), "'image' is no field that the model reads"),
+    (Request(given=("history=item2|nothing",)), "--given history=nothing: no training row has this value, .*vocabularies/history.txt: the most"),
+    (Request(given=("history=item2", "history=item3")), "--given fixes history twice"),
     (Request(label=1), "--given_label: the model was pre-trained with `diffusion.label: absent`.* leave the flag out"),
 ])
 def test_requests_that_this_model_cannot_meet(folders_with_lists, request_, message):
@@ -390,11 +429,102 @@ def test_requests_that_this_model_cannot_meet(folders_with_lists, request_, mess
         sample(*folders_with_lists, request_)
 
 
-def test_lists_need_a_real_row_that_has_what_is_given(folders_with_lists):
-    data, config, checkpoint = open_pretrained(*folders_with_lists)
-    none = real_rows(data, config.input, "valid", Given({"price": 1}), 10, 1, all_known)
-    with pytest.raises(UserError, match=r"no real row has what is given, and samples have the lists \(history\) of real rows: give less"):
-        draw_samples(load_sampler(data, config, checkpoint, None), data.schema, Given({"price": 1}), none, 10, seed=1)
+def test_a_given_list_stands_in_every_sample(folders_with_lists, capsys):
+    sample(*folders_with_lists, Request(samples=30, given=("history=item2|item9", "user=user3")))
+    rows = samples_of(folders_with_lists[1])
+    assert len(rows) == 30 and {(row["history"], row["user"]) for row in rows} == {("item2|item9", "user3")}
+    report = (folders_with_lists[1] / "report" / "samples" / "REPORT.md").read_text()
+    assert "with history=item2|item9, user=user3 given" in report
+    assert "are not drawn" not in report + capsys.readouterr().out
+
+
+def test_a_given_list_is_read_by_the_network(folders_with_lists):
+    tables = []
+    for given in ("history=item2|item9", "history="):
+        sample(*folders_with_lists, Request(samples=200, given=(given,)))
+        tables.append([(row["user"], row["item"], row["last"], row["price"]) for row in samples_of(folders_with_lists[1])])
+    assert tables[0] != tables[1]
+
+
+def test_without_a_real_row_that_has_what_is_given_lists_are_those_of_the_closest(folders_with_lists, capsys):
+    data, model = folders_with_lists
+    given = ("user=user3", "item=item4", "last=item5", "price=1.5")
+    assert sample(data, model, Request(samples=20, given=given))["comparison"] is None
+    rows = samples_of(model)
+    assert {(row["user"], row["item"], row["last"]) for row in rows} == {("user3", "item4", "item5")}
+
+    valid, _, _ = open_pretrained(data, model)
+    batches = list(EvaluationSplit(valid, "valid", 1000).batches())
+    ids, history = (np.concatenate([batch[name] for batch in batches]) for name in ("ids", "history"))
+    agreeing = (ids == [3, 4, 5, 3]).sum(axis=1)
+    assert agreeing.max() < 4
+    closest = {"|".join(f"item{value}" for value in values if value >= 0) for values in history[agreeing == agreeing.max()]}
+    assert {row["history"] for row in rows} <= closest
+
+    said = "history is that of "
+    assert f"sample: lists are not drawn: {said}" in capsys.readouterr().out
+    report = (model / "report" / "samples" / "REPORT.md").read_text()
+    assert f"Lists are not drawn: {said}" in report
+    assert "valid split that come closest to what is given: none to compare with has all of it." in report
+
+
+def samples_of(model: Path) -> list[dict[str, str]]:
+    with open(model / "report" / "samples" / "samples.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def three_lists(tmp_path_factory) -> DataFolder:
+    """Rows of user, tags (a set) and history (a sequence); every split has the same three."""
+    rows = (np.array([[2], [2], [3]]), np.array([0, 1, 0]), {"tags": [[2, 3], [3], [2]], "history": [[2, 3], [3, 2], []]})
+    meanings = {"user": ["a", "b"], "tags": ["x", "y", "z"], "history": ["p", "q"]}
+    fields = {"user": {}, "tags": {"kind": "multivalued", "max_length": 2, "separator": ";"}, "history": {"kind": "sequence", "max_length": 2}}
+    folder = tmp_path_factory.mktemp("three") / "data"
+    return DataFolder.open(write_folder(folder, meanings, dict.fromkeys(SPLITS, rows), files=1, fields=fields))
+
+
+@pytest.mark.parametrize(("given", "label", "expected", "comparable"), [
+    ([], None, [0, 1, 2], True),
+    (["user=a"], None, [0, 1], True),
+    (["tags=y;x"], None, [0], True),  # a set
+    (["history=q|p"], None, [1], True),  # a sequence
+    (["history="], None, [2], True),
+    (["user=b", "history=p|q"], None, [0, 2], False),  # each has one of both
+    (["user=b", "tags=x"], 1, [2], False),  # two of three
+])
+def test_rows_that_have_most_of_what_is_given(three_lists, given, label, expected, comparable):
+    parsed = Given.parse(given, label, three_lists, FieldValues(three_lists.schema, three_lists.path))
+    rows, exact = nearest_rows(three_lists, load_config(None, []).input, "valid", parsed, 10, 1, all_known)
+    whole = [([2, 0], [2, 3], [2, 3]), ([2, 1], [3, -1], [3, 2]), ([3, 0], [2, -1], [-1, -1])]
+    found = sorted(whole.index((table, tags, history)) for table, tags, history in zip(
+        rows.table.tolist(), rows.lists["tags"].tolist(), rows.lists["history"].tolist(), strict=True))
+    assert (found, exact) == (expected, comparable)
+
+
+def test_rows_that_the_model_reads_as_masked_are_the_last_choice(three_lists):
+    def knows(ids: np.ndarray) -> np.ndarray:
+        return ids[:, 0] != 3
+
+    for given, users, comparable in ((Given({}), {2}, True), (Given({"user": 3}), {3}, False)):
+        rows, exact = nearest_rows(three_lists, load_config(None, []).input, "valid", given, 10, 1, knows)
+        assert set(rows.table[:, 0]) == users and exact == comparable
+
+
+@pytest.mark.parametrize(("name", "text", "ids"), [
+    ("tags", "x;y", [2, 3]),
+    ("tags", "", [-1, -1]),
+    ("tags", ";y;", [3, -1]),  # missing values are left out
+    ("tags", "x;y;nowhere", [2, 3]),  # of a set the first are kept, as the log's are
+    ("history", "nowhere|p|q", [2, 3]),  # of a sequence the last
+])
+def test_lists_as_the_user_types_them(three_lists, name, text, ids):
+    given = Given.parse([f"{name}={text}"], None, three_lists, FieldValues(three_lists.schema, three_lists.path))
+    assert given.ids == {} and given.lists[name].tolist() == ids
+
+
+def test_a_value_that_no_list_of_a_training_row_has_is_refused(three_lists):
+    with pytest.raises(UserError, match=r"--given tags=z: no training row has this value.*vocabularies/tags.txt: the most frequent are 'x', 'y'"):
+        Given.parse(["tags=x;z"], None, three_lists, FieldValues(three_lists.schema, three_lists.path))
 
 
 # Values.

@@ -309,6 +309,7 @@ def test_init_from_takes_over_everything():
     (["finetune.train=no_table", "finetune.table_decay=0.1"], "`table_decay` has no effect with `train: no_table`"),
     (["finetune.train=no_table", "finetune.table_learning_rate=0.1"],
      "`table_learning_rate` has no effect with `train: no_table`"),
+    (["finetune.train=no_table", "finetune.decay_towards=pretrained"], "`train: no_table` keeps the table at its pre-trained values"),
     (["finetune.train=no_table", "finetune.transfer=scorer"], "`transfer: scorer` leaves the table at random values"),
     (["finetune.decay_towards=pretrained"], "`decay_towards: pretrained` has no effect without `table_decay`"),
     (["finetune.decay_towards=pretrained", "finetune.table_decay=0.1", "finetune.transfer=scorer"],

@@ -43,6 +43,8 @@ class DcnConfig(_Section):
             raise ValueError("dcn needs cross_layers or hidden_units")
         if not self.cross_layers:
             self._refuse_idle("with `cross_layers: 0`", "layer_norm")
+        if not self.hidden_units:
+            self._refuse_idle("with `hidden_units: []`", "batch_norm")
         return self
 
 
@@ -295,6 +297,12 @@ class StageConfig(_Section):
     new_rows: Literal["mask", "unknown"] = "mask"
     averaging: float = Setting(0.0, ge=0, lt=1)
 
+    @model_validator(mode="after")
+    def _the_factor_is_of_a_plateau(self) -> "StageConfig":
+        if self.learning_rate_schedule != "plateau":
+            self._refuse_idle(f"with `learning_rate_schedule: {self.learning_rate_schedule}`", "learning_rate_factor")
+        return self
+
 
 class MapConfig(_Section):
     """MAP's masked-feature and replaced-feature pre-training (see `trainer.map_pretraining`)."""
@@ -393,6 +401,9 @@ class FinetuneConfig(StageConfig):
 
     @model_validator(mode="after")
     def _settings_of_the_table_agree(self) -> "FinetuneConfig":
+        if self.train == "no_table" and self.decay_towards == "pretrained":
+            raise ValueError("`train: no_table` keeps the table at its pre-trained values, so nothing decays towards them: leave out one of "
+                             "`train` and `decay_towards`")
         if self.train == "no_table":
             self._refuse_idle("with `train: no_table`, which freezes the table", "table_decay", "table_learning_rate")
         if self.decay_towards == "pretrained" and not self.table_decay:
@@ -495,6 +506,7 @@ class Config(_Section):
         if self.pretrain.objective != "diffusion" and not self.finetune.auxiliary_diffusion:
             reason = f"with `pretrain.objective: {self.pretrain.objective}` (empty it with --set 'diffusion={{}}')"
             self._refuse_idle(reason, "diffusion")
+            self.model._refuse_idle(f"with `pretrain.objective: {self.pretrain.objective}`, which scores no values", "scoring")
         return self
 
     @model_validator(mode="after")
