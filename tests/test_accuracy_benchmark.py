@@ -299,10 +299,10 @@ def row(auc, passes=10):
             "valid": {**metrics, "slices": slices}, "test": {**metrics, "slices": slices, "calibrated": calibrated}}
 
 
-def results_of(folder, rows, split="test", **changes):
+def results_of(folder, rows, split="test", seeds=(1, 2), **changes):
     """Results of a suite whose rows by arm and seed are on disk."""
     suite = load_suite(write_suite(folder, **changes))
-    planned = plan(suite, suite.run_names(), [1, 2], folder / "data", "checksum", folder / "work")
+    planned = plan(suite, suite.run_names(), seeds, folder / "data", "checksum", folder / "work")
     for one in planned:
         if (one.arm, one.run.seed) in rows:
             Path(one.run.folder).mkdir(parents=True)
@@ -329,6 +329,12 @@ def test_memory_is_that_of_the_runs_that_know_it(tmp_path):
                    ("scratch", 2): row(0.7) | {"peak_gb": None}}
     _, scratch, ours = main_table(results_of(tmp_path, lost), BOTH)
     assert scratch[-1] == "" and ours[-1] == "1.50"
+
+
+def test_a_pause_of_the_machine_is_no_cost(tmp_path):
+    paused = {("ours", 1): row(0.72), ("ours", 2): row(0.73) | {"seconds": 6000.0}, ("ours", 3): row(0.73)}
+    *_, ours = main_table(results_of(tmp_path, paused, seeds=(1, 2, 3)), BOTH)
+    assert ours[-2] == "1.0"
 
 
 def test_a_section_may_have_controls_of_its_own(tmp_path):

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from benchmarks.accuracy import figures
 from benchmarks.accuracy.measures import CALIBRATIONS, averaged_metrics
@@ -140,7 +141,7 @@ LEARNING_TEXT = ("Validation AUC after each epoch of fine-tuning against the pas
                  "pre-training included: mean and range over seeds.")
 ARMS_TEXT = ("Settings are on top of the configuration file{of_all}. A pass goes forward and backward over as many rows as the training split has; an "
              "auxiliary loss counts as another, a forward pass alone as a third. Arms of the same `configuration` share their runs, and arms with "
-             "the same pre-training share that; its cost is counted in each.")
+             "the same pre-training share that; its cost is counted in each. Minutes are the median over seeds.")
 
 
 def _circumstances(results: Results) -> str:
@@ -182,7 +183,8 @@ COST_HEADER = ("passes", "minutes", "peak GB")
 
 def _cost(runs: Runs) -> tuple[str, ...]:
     measured = {seed: row for seed, row in runs.items() if row["peak_gb"] is not None}  # the others' was lost with a process
-    return (f"{spread(runs, at('passes')).mean:.1f}", f"{spread(runs, at('seconds')).mean / 60:.1f}",
+    minutes = median(row["seconds"] for row in runs.values()) / 60  # the mean would count a pause of the machine
+    return (f"{spread(runs, at('passes')).mean:.1f}", f"{minutes:.1f}",
             _mean_text(spread(measured, at("peak_gb")), 2))
 
 
