@@ -64,23 +64,21 @@ class FieldDistributions:
         return values if k < self._ids else tf.boolean_mask(values, values >= 0)
 
     def draw(self, k: int, queries: tf.Tensor, in_batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-        """Draws a value of field k a row from p(x_k | visible tokens), int [B]; never one that no training row has, or that the
-        network reads as masked.
+        """Draws a value of field k a row from p(x_k | visible tokens), int [B], among those with a training count above 0.
 
         Of a large field the value is drawn among the candidates of the batch: with their weights 1 / q(v) these stand for
         the whole field as they do in the loss (self-normalised importance sampling).
 
         Args:
-          queries: z_k, float [B, d]; in_batch: values of the field from which candidates are taken, int; seed: int [2].
+          queries: z_k, float [B, d]; seed: int [2].
+          in_batch: values of the field from which candidates are taken, int, all with a count above 0.
         """
         queries = self._scoring.as_queries(queries)
         if k in self._full:
             values = tf.range(self._fields[k].rows, dtype=in_batch.dtype)
-            log_weight = self.log_prior(k)
+            log_weight = tf.where(self._seen[k], self.log_prior(k), -np.inf)
         else:
             values, log_weight = self.candidates(k, in_batch)
-        drawable = tf.gather(self._seen[k], values) & self._embedding.known_values(values, self._fields[k].offset)
-        log_weight = tf.where(drawable, log_weight, -np.inf)
         return tf.gather(values, self._drawn_places(k, queries, values, log_weight, seed))
 
     def draw_row(self, k: int, queries: tf.Tensor, in_batch: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -35,8 +35,9 @@ class Sampler:
     grows. The label is a token like the others, drawn from sigmoid(logit_y); with `diffusion.label: absent` the model knows
     none: it stays masked. Lists are always given. Fields are drawn by `FieldDistributions.draw`: of fields up to 16,384 rows
     among all values that training rows have, of larger ones (with `scoring.candidates: batch`, of all) among 4,096 values drawn
-    by training frequency. A network with time input is told the share of tokens that are masked. One that was pre-trained at
-    a fixed rate has seen few samples masked as a whole, so its samples start badly.
+    by training frequency. Values that the network reads as masked (`model.unknown: mask`) are not among them. A network with time
+    input is told the share of tokens that are masked. One that was pre-trained at a fixed rate has seen few samples masked as a
+    whole, so its samples start badly.
 
     Args:
       model: the pre-trained network.
@@ -44,7 +45,7 @@ class Sampler:
       steps: see above; at least 1.
 
     Raises:
-      UserError: `steps` with the schedule "fixed", which hides no sample as a whole.
+      UserError: `steps` with the schedule "fixed", which hides no sample as a whole; or a field without a value that can be drawn.
 
     Source: arXiv 2406.03736 (absorbing diffusion is any-order generation); times drawn ahead of values are equal in law to
     the step-wise reverse posterior, as the times of an absorbing process do not depend on the values.
@@ -63,8 +64,10 @@ class Sampler:
         self._scoring = scoring.model_copy(update={
             "full_softmax_rows": max(scoring.full_softmax_rows, FULL_ROWS),
             "sampled_candidates": max(scoring.sampled_candidates, CANDIDATES)})
-        self._distributions = FieldDistributions(model.schema, self._scoring, model.field_scoring, model.embedding, frequencies)
-        self._counts_below = [tf.constant(np.cumsum(counts)) for counts in frequencies[:len(model.schema.id_fields)]]
+        drawable = _drawable_counts(model, frequencies)
+        self._distributions = FieldDistributions(model.schema, self._scoring, model.field_scoring, model.embedding,
+                                                 [*drawable, *frequencies[len(drawable):]])
+        self._counts_below = [tf.constant(np.cumsum(counts)) for counts in drawable]
         self._draw = tf.function(self._reverse, reduce_retracing=True)
 
     def draw(self, features: Mapping[str, tf.Tensor], labels: tf.Tensor, given: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -132,6 +135,26 @@ class Sampler:
         below = self._counts_below[k]
         places = tf.random.stateless_uniform([self._scoring.sampled_candidates], seed, maxval=below[-1], dtype=tf.int64)
         return tf.cast(tf.searchsorted(below, places, side="right"), dtype)
+
+
+def _drawable_counts(model: "DGenCTR", frequencies: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Training counts of each id field's values, int64 [rows], 0 for those that the network reads as masked.
+
+    Raises:
+      UserError: a field has no others.
+    """
+    fields, counts = model.schema.id_fields, []
+    for field, of_field in zip(fields, frequencies, strict=False):
+        known = model.embedding.known_values(tf.range(field.rows), field.offset).numpy()
+        counts.append(np.where(known, of_field, 0))
+    empty = [field.name for field, drawable in zip(fields, counts, strict=True) if not drawable.any()]
+    if empty:
+        rare = model.run_config.model.rare_count
+        setting, remedy = (f", `model.rare_count: {rare}`", " or a smaller `model.rare_count`") if rare else ("", "")
+        raise UserError(f"no value of {', '.join(empty)} can be drawn: the model reads all that training rows have as masked "
+                        f"(`model.unknown: mask`{setting}); pre-train with `model.unknown: row`{remedy}, or without what cannot be drawn "
+                        "(`model.ignored_fields`)")
+    return counts
 
 
 def unmasking_turns(config: DiffusionConfig, given: tf.Tensor, steps: int | None, seed: tf.Tensor) -> tf.Tensor:

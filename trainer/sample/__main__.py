@@ -8,13 +8,14 @@ from preprocessing import errors
 from preprocessing.environment import start_tensorflow
 
 EXAMPLES = """The best pre-trained checkpoint says what it has learnt: whole samples, features and click, drawn from nothing or from what
---given fixes. MODEL_DIR/report/samples/ then holds them as samples.csv and, in REPORT.md with plots and in metrics.json, how they
-differ from real rows that it was not trained on: each field's values, what fields say of each other, click rates, and how well a
-classifier tells generated from real.
+--given fixes. Lists are not drawn but given, by --given or by real rows. MODEL_DIR/report/samples/ then holds the samples as
+samples.csv and, in REPORT.md with plots and in metrics.json, how they differ from real rows that it was not trained on: each field's
+values, what fields say of each other, click rates, and how well a classifier tells generated from real.
 
 examples:
   python -m trainer.sample --data_dir data --model_dir model
   python -m trainer.sample --data_dir data --model_dir model --samples 1000 --given user=u17 hour=9 --given_label 1
+  python -m trainer.sample --data_dir data --model_dir model --given "history=i1|i3"    a list, with its field's separator
   python -m trainer.sample --data_dir data --model_dir model --steps 4        several fields at a time: faster, less exact"""
 
 
@@ -26,7 +27,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model_dir", required=True, type=Path, help="model folder with a pre-trained checkpoint")
     parser.add_argument("--samples", type=int, default=20_000, help="how many samples to draw (default: 20,000)")
     parser.add_argument("--given", action="extend", nargs="+", default=[], metavar="FIELD=VALUE",
-                        help="fix fields to values as the log has them; FIELD= is a missing value; may be repeated")
+                        help="fix fields to values as the log has them; FIELD= is a missing value or an empty list; may be repeated")
     parser.add_argument("--given_label", type=int, choices=(0, 1), help="fix the label: 1 click, 0 no click")
     parser.add_argument("--steps", type=int,
                         help="draw in so many steps, several fields at a time (default: one field at a time, which is exact)")

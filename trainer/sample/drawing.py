@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from preprocessing.errors import UserError
-from preprocessing.schema import Schema
+from preprocessing.schema import ListField, MultivaluedField, Schema
 from trainer.checkpoints import StageCheckpoints, restore_model
 from trainer.config import Config, InputConfig
 from trainer.diffusion.sampler import Sampler
@@ -77,24 +77,43 @@ def load_sampler(data: DataFolder, config: Config, checkpoint: Path, steps: int 
     return Sampler(model, data.field_frequencies, steps)
 
 
-def real_rows(data: DataFolder, settings: InputConfig, split: str, given: Given, rows: int, seed: int,
-              knows: Callable[[np.ndarray], np.ndarray]) -> Rows:
-    """Up to `rows` labelled rows of a split, in random order, from those that have what is given.
+def nearest_rows(data: DataFolder, settings: InputConfig, split: str, given: Given, rows: int, seed: int,
+                 knows: Callable[[np.ndarray], np.ndarray]) -> tuple[Rows, bool]:
+    """Up to `rows` labelled rows of a split, in random order, of those that have what is given, or else the most of it.
 
     Fewer rows are the first of more.
 
     Args:
-      knows: `Sampler.knows`; other rows are left out, as no sample can be like them.
+      knows: `Sampler.knows`; other rows come after those that have as much of what is given, as no sample can be like them.
+
+    Returns:
+      The rows, and whether they can be compared with samples: they have all that is given, and the network knows their values.
     """
-    rng, fixed, values = np.random.default_rng(seed), given.mask(data.schema), given.row(data.schema)
+    rng = np.random.default_rng(seed)
     keys, kept = np.empty(0), []
     for batch in EvaluationSplit(data, split, settings.window_rows, settings.corrupt_records).batches():
         found = _rows_of(batch, data.schema)
-        found = found.take((found.table == values)[:, fixed].all(axis=1) & knows(found.table[:, :-1]))
-        keys, kept = np.concatenate([keys, rng.random(len(found))]), Rows.join([*kept, found])
+        distances = 2 * _lacking(found, given, data.schema) + ~knows(found.table[:, :-1])
+        keys, kept = np.concatenate([keys, distances + rng.random(len(found))]), Rows.join([*kept, found])
         smallest = np.argsort(keys)[:rows]
         keys, kept = keys[smallest], [kept.take(smallest)]
-    return kept[0]
+    nearest = np.floor(keys[0])
+    return kept[0].take(np.flatnonzero(keys < nearest + 1)), bool(nearest == 0)
+
+
+def _lacking(rows: Rows, given: Given, schema: Schema) -> np.ndarray:
+    """How many of the given fields, lists and label each row has otherwise, int [rows]."""
+    differs = (rows.table != given.row(schema))[:, given.mask(schema)].sum(axis=1)
+    for field in schema.list_fields:
+        if field.name in given.lists:
+            lists, fixed = (_without_order(field, values) for values in (rows.lists[field.name], given.lists[field.name]))
+            differs += (lists != fixed).any(axis=1)
+    return differs
+
+
+def _without_order(field: ListField, lists: np.ndarray) -> np.ndarray:
+    """Lists [..., max_length] of which equal ones mean the same."""
+    return np.sort(lists, axis=-1) if isinstance(field, MultivaluedField) else lists
 
 
 def _rows_of(batch: Batch, schema: Schema) -> Rows:
@@ -109,14 +128,8 @@ def draw_samples(sampler: Sampler, schema: Schema, given: Given, lists_of: Rows,
     """Draws samples. Fewer are the first of more.
 
     Args:
-      lists_of: real rows, whose lists the samples get in turn; read where the model reads lists.
-
-    Raises:
-      UserError: there are none.
+      lists_of: real rows, at least one, whose lists the samples get in turn where none are given.
     """
-    if schema.list_fields and not len(lists_of):
-        raise UserError(f"no real row has what is given, and samples have the lists ({', '.join(field.name for field in schema.list_fields)}) "
-                        "of real rows: give less, or take the rows of --split train")
     row, fixed = given.row(schema), given.mask(schema)
     ids = tf.constant(np.tile(row[:-1], (BATCH_ROWS, 1)))
     labels = tf.fill([BATCH_ROWS], float(row[-1]))
@@ -124,8 +137,9 @@ def draw_samples(sampler: Sampler, schema: Schema, given: Given, lists_of: Rows,
     batches = []
     with _progress("sample", samples) as advance:
         for number in range(-(-samples // BATCH_ROWS)):
-            places = (np.arange(BATCH_ROWS) + number * BATCH_ROWS) % max(len(lists_of), 1)
-            lists = {name: values[places] for name, values in lists_of.lists.items()}
+            places = (np.arange(BATCH_ROWS) + number * BATCH_ROWS) % len(lists_of)
+            lists = {name: np.tile(given.lists[name], (BATCH_ROWS, 1)) if name in given.lists else values[places]
+                     for name, values in lists_of.lists.items()}
             features = {"ids": ids, **{name: tf.constant(values) for name, values in lists.items()}}
             drawn, clicks = sampler.draw(features, labels, fixed, tf.constant([seed, number]))
             batches.append(Rows(np.column_stack([drawn.numpy(), clicks.numpy().astype(np.int32)]), lists))

@@ -65,12 +65,13 @@ class Texts:
 
 
 def write_report(folder: Path, texts: Texts, request: Request, generated: Rows, comparison: Comparison | None,
-                 rows_found: int) -> dict:
+                 rows_found: int, origin_of_lists: str) -> dict:
     """Writes the folder, in place of an earlier one; see `trainer.sample.command.sample` for what is returned.
 
     Args:
       generated: all samples.
       rows_found: real rows with what is given, up to twice as many as samples.
+      origin_of_lists: where the samples' lists come from; empty where there is nothing to say.
     """
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -82,6 +83,8 @@ def write_report(folder: Path, texts: Texts, request: Request, generated: Rows, 
         plots.save(figure, partial / name)
     write_atomically(partial / "metrics.json", json.dumps(metrics, indent=2))
     lines = [f"# Samples from the pre-trained model: {texts.name}", "", _what_was_drawn(request, rows_found, comparison), ""]
+    if origin_of_lists:
+        lines += [f"Lists are not drawn: {origin_of_lists}.", ""]
     if texts.masks_unknown:
         lines += [MASKS_UNKNOWN, ""]
     if comparison and comparison.slices and texts.weight:

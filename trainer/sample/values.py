@@ -14,11 +14,11 @@ from preprocessing.schema import (
     MISSING_ROW,
     SPECIAL_ROWS,
     VOCABULARIES,
-    IdField,
     ListField,
     NamedField,
     NumericField,
     Schema,
+    SequenceField,
     TableField,
 )
 from trainer.input import NO_VALUE
@@ -73,7 +73,7 @@ class FieldValues:
         lines = self._vocabulary(owner).take(pa.array(places, pa.int64())).to_pylist()
         return [line.decode("utf-8", "replace").removesuffix("\n") for line in lines]
 
-    def id_of(self, field: IdField, text: str, counts: np.ndarray) -> int:
+    def id_of(self, field: TableField, text: str, counts: np.ndarray) -> int:
         """The id of a value as the log has it.
 
         Args:
@@ -93,6 +93,17 @@ class FieldValues:
                             f"{self._expected(field, counts)}")
         return value
 
+    def list_of(self, field: ListField, text: str, counts: np.ndarray) -> np.ndarray:
+        """The ids of a list's values as a log of texts has them, int32 [max_length], -1 where there is no value.
+
+        Args and errors: as `id_of`, of each value.
+        """
+        values = [value for value in text.split(field.separator) if value not in ("", *self._schema.missing)]
+        values = values[-field.max_length:] if isinstance(field, SequenceField) else values[:field.max_length]
+        ids = np.full(field.max_length, NO_VALUE, np.int32)
+        ids[:len(values)] = [self.id_of(field, value, counts) for value in values]
+        return ids
+
     def _bucket(self, field: NumericField, text: str) -> int:
         try:
             number = np.float32(text)
@@ -109,7 +120,7 @@ class FieldValues:
         line = pc.index(self._vocabulary(owner), pa.scalar(f"{text}\n".encode(), pa.large_binary())).as_py()
         return None if line < 0 else SPECIAL_ROWS + line
 
-    def _expected(self, field: IdField, counts: np.ndarray) -> str:
+    def _expected(self, field: TableField, counts: np.ndarray) -> str:
         known = np.flatnonzero(counts)
         frequent = known[np.argsort(-counts[known], kind="stable")][:EXAMPLES_SHOWN]
         names = ", ".join(repr(str(text)) for text in self.texts(field, frequent))
