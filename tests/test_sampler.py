@@ -170,6 +170,15 @@ def test_what_is_not_given_is_not_read(sampler):
     np.testing.assert_array_equal(draw(sampler, ids=(0, 0))[0], draw(sampler, ids=(4, 3), label=1.0)[0])
 
 
+def test_the_network_is_told_how_much_is_masked(learnt, monkeypatch):
+    model, counts = learnt
+    told, hidden = [], model.hidden
+    monkeypatch.setattr(model, "hidden", lambda tokens, rates: told.append(rates) or hidden(tokens, rates=rates))
+    features, every = {"ids": tf.constant([[2, 2], [3, 3]])}, tf.constant([[True, True, True], [False, True, True]])
+    Sampler(model, counts)._unmask(features, tf.zeros(2), every, every, SEED)
+    np.testing.assert_allclose(told[0], [1, 2 / 3])
+
+
 def test_samples_are_a_function_of_the_seed(sampler):
     first, again, other = (draw(sampler, seed=tf.constant([1, number]))[0] for number in (2, 2, 3))
     np.testing.assert_array_equal(first, again)
