@@ -361,6 +361,9 @@ def test_rows_with_values_that_are_read_as_masked_are_not_compared(tmp_path):
     users = np.bincount(np.concatenate([batch["ids"][:, 0] for batch in EvaluationSplit(DataFolder.open(data), "train", 2000).batches()]))
     assert 0 < (users >= 130).sum() < 10 and {int(user.removeprefix("user")) for user in drawn} <= set(np.flatnonzero(users >= 130))
     assert result["comparison"] is None
+    rare = np.flatnonzero((users > 0) & (users < 130))[0]
+    with pytest.raises(UserError, match="--given fixes user to a value that the model reads as masked .*: give a more frequent value"):
+        sample(data, model, Request(samples=20, given=(f"user=user{rare}",)))
 
 
 def test_with_the_label_given_no_click_rates_are_compared(folders):

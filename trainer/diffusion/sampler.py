@@ -91,7 +91,16 @@ class Sampler:
         Args:
           ids: int32 [rows, N].
         """
-        return tf.reduce_all(self._model.embedding.known({"ids": tf.constant(ids)}), axis=1).numpy()
+        return self._known(ids).all(axis=1)
+
+    def unread(self, ids: Mapping[str, int]) -> list[str]:
+        """Names of the fields, of these with these values, that the network reads as masked."""
+        fields = self._model.schema.id_fields
+        known = self._known(np.array([[ids.get(field.name, 0) for field in fields]], np.int32))[0]
+        return [field.name for field, is_known in zip(fields, known, strict=True) if field.name in ids and not is_known]
+
+    def _known(self, ids: np.ndarray) -> np.ndarray:
+        return self._model.embedding.known({"ids": tf.constant(ids)}).numpy()
 
     def _reverse(self, features: dict[str, tf.Tensor], labels: tf.Tensor, given: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         time_seed, value_seed = tf.unstack(tf.random.split(seed, 2))

@@ -36,6 +36,9 @@ def sample(data_dir: str | Path, model_dir: str | Path, request: Request) -> dic
     values = FieldValues(data.schema, data.path)
     given = Given.parse(request.given, request.label, data, values)
     sampler = load_sampler(data, config, checkpoint, request.steps)
+    if unread := sampler.unread(given.ids):
+        raise UserError(f"--given fixes {', '.join(unread)} to a value that the model reads as masked (`model.unknown: mask`), so nothing would "
+                        "follow from it: give a more frequent value, or leave the field out")
     real, are_comparable = nearest_rows(data, config.input, request.split, given, 2 * request.samples, request.seed, sampler.knows)
     origin = _origin_of_lists(data.schema, given, request, len(real), are_comparable)
     if origin:
