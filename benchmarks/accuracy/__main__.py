@@ -35,7 +35,7 @@ EXAMPLES = """examples:
   python -m benchmarks.accuracy --suite frappe --input frappe --jobs 2
   python -m benchmarks.accuracy --suite frappe --input frappe --report_only
   python -m benchmarks.accuracy --suite frappe --input frappe --rows docs/results/frappe*.jsonl
-  python -m benchmarks.accuracy --suite frappe_switches --input frappe --valid_only --seeds 1 --arms dgenctr "dgenctr, linear"
+  python -m benchmarks.accuracy --suite frappe_switches --input frappe --valid_only --seeds 1 --arms DGenCTR "linear schedule"
 """
 
 

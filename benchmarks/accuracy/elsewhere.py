@@ -56,8 +56,8 @@ def refuse_loss(file: Path, kept: Sequence[Run]) -> None:
     lost = [row for row in read_rows(file) if key_of(row) not in keys]
     if lost:
         named = ", ".join(f"{row['arm']} seed {row['seed']}" for row in lost[:3]) + (", ..." if len(lost) > 3 else "")
-        raise UserError(f"{file} has {len(lost)} rows of runs that the new page would not have ({named}): take them with --rows {file} and "
-                        "leave out --arms, give another --output, or remove the file")
+        raise UserError(f"{file} has {len(lost)} rows of runs that the new page would not have ({named}): take them with --rows "
+                        f"{file.with_suffix('')}*.jsonl and leave out --arms, give another --output, or remove the file")
 
 
 def read_rows(file: Path) -> Iterator[dict]:
