@@ -105,7 +105,7 @@ class Encoding:
         vocabularies, boundaries = {}, {}
         for field in schema.fields:
             if isinstance(field, CategoricalField):
-                vocabularies[field.name] = Vocabulary.build(ValueCounts.of(_texts(table, field.name)), field).values
+                vocabularies[field.name] = Vocabulary.build([ValueCounts.of(_texts(table, field.name))], field).values
             else:
                 boundaries[field.name] = Buckets.build(NumberCounts.of(_numbers(table, field.name)), field).boundaries
         return cls(vocabularies, boundaries)
