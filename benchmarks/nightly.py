@@ -64,6 +64,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 RESULTS = REPOSITORY / "docs" / "results"
 LAUNCH_STREAM, VALID_STREAM = 101, 102
 VALID_SHARE = 0.1
+FEWEST_DAYS = 3
 GROUPS = ("all rows", "launched items", "other items")
 NIGHT_LEARNING_RATE = 3e-4
 EARLIER = "earlier model as it is"
@@ -278,7 +279,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.nightly", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3, help="seeds 1 to N (default: 3)")
-    parser.add_argument("--days", type=int, default=8, help="days of the log; the last is for testing (default: 8)")
+    parser.add_argument("--days", type=int, default=8, help="days of the log, at least 3; the last is for testing (default: 8)")
     parser.add_argument("--rows_per_day", type=int, default=40_000, help="default: 40000")
     parser.add_argument("--users", type=int, default=4000, help="default: 4000")
     parser.add_argument("--items", type=int, default=600, help="default: 600")
@@ -302,6 +303,8 @@ def _settings_of(arguments: argparse.Namespace) -> list[str]:
 
 def run(argv: Sequence[str]) -> None:
     arguments = build_parser().parse_args(argv)
+    if arguments.days < FEWEST_DAYS:
+        raise UserError(f"--days: expected at least {FEWEST_DAYS} (earlier days, the new one and the day after), received {arguments.days}")
     if arguments.work_dir.exists():
         raise UserError(f"--work_dir {arguments.work_dir} exists: remove it or give another")
     start_tensorflow()

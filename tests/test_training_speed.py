@@ -209,7 +209,8 @@ def test_a_run_writes_rounds_and_a_page(measured):
     for answer in (answer for answers in result["rounds"] for answer in answers.values()):
         assert answer["steps"] == 2 and answer["seconds"] > 0 and 0 < answer["loss"] < 5
     page = (measured / "training_speed.md").read_text()
-    assert page == markdown([result]) and "`python -m benchmarks.training_speed --values 10k`" in page
+    assert page == markdown([result]) and f"--values 10k --rows 600 --batch_size {BATCH} " in page
+    assert " --rounds 2 --warmup 1 --settle 0 --steps 2`" in page
     assert page.count("| plain tf_keras DCN-V2, stock Adam |") == 2  # what it is, and what was measured
 
 

@@ -176,9 +176,12 @@ def title(record: dict) -> str:
 
 
 def command(records: Sequence[dict]) -> str:
-    """What to type to measure this again; other settings than the defaults are named beside each table."""
+    """What to type to measure this again, with the settings of the first experiment; each table names its own."""
     sizes = [shorten(record["values"]) for record in records if record["experiment"] != GROWTH]
-    return f"python -m benchmarks.training_speed --values {' '.join(sizes)}"
+    settings = records[0]["settings"]
+    flags = [f"--{name} {settings[name]}" for name in ("rows", "batch_size", "dropout", "rounds", "warmup", "settle", "steps")]
+    flags += [f"--set {assignment}" for assignment in settings["assignments"]]
+    return " ".join(["python -m benchmarks.training_speed --values", *sizes, *flags])
 
 
 def markdown(records: Sequence[dict]) -> str:
