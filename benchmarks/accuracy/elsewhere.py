@@ -14,7 +14,7 @@ ADVICE = "Give the .jsonl files beside pages of this benchmark"
 
 
 def take(files: Sequence[Path], runs: Sequence[Run], checksum: str) -> int:
-    """Puts rows of pages' .jsonl files where these runs would have left theirs, unless they did.
+    """Puts rows of pages' .jsonl files where these runs would have left theirs, unless they did with as much in it.
 
     A row is a run's if configuration, seed and data are equal. Averages over seeds (NAME_averages.jsonl) are taken, too, since the
     predictions that they are made of stayed on the other machine.
@@ -34,7 +34,7 @@ def take(files: Sequence[Path], runs: Sequence[Run], checksum: str) -> int:
                         f"are of other data than this data folder ({checksum[:CHECKSUM_DIGITS]}), {len(of_data)} of another configuration "
                         "or seed. Leave --rows out to train here")
     for run, row in known.items():
-        if not run.row_file.is_file():
+        if not _has_all_of(run.row() or {}, row):
             _write(run.row_file, row)
     folders = {run.configuration: Path(run.folder).parent for run in runs}
     for row in of_data:
@@ -83,6 +83,11 @@ def read_rows(file: Path) -> Iterator[dict]:
 def key_of(row: Mapping) -> tuple[str, int]:
     """What tells a run apart."""
     return row["configuration"], row["seed"]
+
+
+def _has_all_of(row: Mapping, other: Mapping) -> bool:
+    """Whether a row has every split and slice of another."""
+    return all(split in row and other[split]["slices"].keys() <= row[split]["slices"].keys() for split in ("valid", "test") if split in other)
 
 
 def _write(file: Path, row: Mapping) -> None:
