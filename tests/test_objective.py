@@ -167,7 +167,9 @@ def test_the_label_token_has_no_gradient_when_a_click_is_predicted(backbone):
     model = make("finetune", f"model.backbone={backbone}")
     embeddings = model.embedding.label_embeddings
     click = tf.ones((3, 4), tf.bool)
-    for tokens_of in (lambda: model.embedding.click_tokens(BATCH), lambda: model.embedding(BATCH, BATCH["label"], click)):
+    hidden = tf.constant(np.arange(9).reshape(3, 3) % 2 == 0)
+    for tokens_of in (lambda: model.embedding.click_tokens(BATCH), lambda: model.embedding.click_tokens(BATCH, hidden),
+                      lambda: model.embedding(BATCH, BATCH["label"], click)):
         with tf.GradientTape() as tape:
             logits = model.label_scoring(model.hidden(tokens_of()), tf.constant(embeddings.numpy()))
         gradient = tape.gradient(logits, [embeddings, model.embedding.mask_variable], unconnected_gradients="zero")
@@ -268,12 +270,12 @@ def test_pre_training_is_told_each_samples_masking_rate(monkeypatch):
 
 def test_fine_tuning_with_masked_features_is_told_how_many_are_masked(monkeypatch):
     model, told = make("finetune", "model.time_input=sinusoidal", "finetune.feature_mask_rate=0.5"), []
-    masks, hidden = type(model.embedding).call, model.hidden
-    monkeypatch.setattr(type(model.embedding), "call", lambda self, features, labels, mask: told.append(mask) or masks(self, features, labels, mask))
+    tokens, hidden = model.embedding.click_tokens, model.hidden
+    monkeypatch.setattr(model.embedding, "click_tokens", lambda features, mask: told.append(mask) or tokens(features, mask))
     monkeypatch.setattr(model, "hidden", lambda tokens, training, seed, rates: told.append(rates) or hidden(tokens, training, seed, rates))
     model.training_click_logits(BATCH | {"seed": tf.constant([1, 2])})
     mask, rates = told
-    np.testing.assert_allclose(rates, tf.reduce_sum(tf.cast(mask, tf.float32), axis=1) / 4)
+    np.testing.assert_allclose(rates, (tf.reduce_sum(tf.cast(mask, tf.float32), axis=1) + 1) / 4)  # the label beside three features
     assert len(set(rates.numpy())) > 1
 
 

@@ -111,8 +111,11 @@ class DGenCTR(ClickModel):
 
     def masked_click_logits(self, features: Features, mask: tf.Tensor) -> tf.Tensor:
         """Click logits [B] of features that are known where `mask`, bool [B, F] in the order of `token_fields`, is not set."""
+        return self.calibrated(self._masked_click_logits(features, mask))
+
+    def _masked_click_logits(self, features: Features, mask: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None) -> tf.Tensor:
         with_label = tf.concat([mask, tf.ones_like(mask[:, :1])], axis=1)  # (B, F+1)
-        return self.calibrated(self._click_logits_of(self.embedding.click_tokens(features, mask), rates=masked_share(with_label)))
+        return self._click_logits_of(self.embedding.click_tokens(features, mask), training, seed, masked_share(with_label))
 
     def _click_logits_of(self, tokens: tf.Tensor, training: bool = False, seed: tf.Tensor | None = None,
                          rates: tf.Tensor | None = None) -> tf.Tensor:
@@ -125,10 +128,8 @@ class DGenCTR(ClickModel):
         if not rate:
             return self._click_logits_of(self.embedding.click_tokens(batch), training=True, seed=dropout_seed)
         shape = tf.shape(batch["ids"])[0], self.embedding.num_fields
-        uniform = tf.random.stateless_uniform(shape, mask_seed)  # (B, F)
-        mask = tf.concat([uniform < rate, tf.ones_like(uniform[:, :1], tf.bool)], axis=1)  # (B, F+1)
-        tokens = self.embedding(batch, batch["label"], mask)
-        return self._click_logits_of(tokens, training=True, seed=dropout_seed, rates=masked_share(mask))
+        mask = tf.random.stateless_uniform(shape, mask_seed) < rate  # (B, F)
+        return self._masked_click_logits(batch, mask, training=True, seed=dropout_seed)
 
     def pretraining_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
         return self.objective.loss_parts(batch, training)

@@ -24,17 +24,17 @@ def inverse_rate_weights(config: DiffusionConfig, rates: tf.Tensor, tokens: int)
 
 
 class LearnedWeights(tf.keras.layers.Layer):
-    """One learned s_k a token, the label's last: the loss l_ik of a masked token k of sample i becomes
+    """One learned c_k a token, the label's last: the loss l_ik of a masked token k of sample i becomes
 
-        learned            exp(-s_k) l_ik + s_k / 2
-        learned_queries    the same, and a network that attends scales the query of token k by exp(-s_k / 2)
-        learned_reversed   w_k l_ik + (exp(-s_k) sg(l_ik) + s_k / 2 - sg(...)),   w_k = sg(T exp(s_k) / sum_j exp(s_j))
+        learned            exp(-c_k) l_ik + c_k / 2
+        learned_queries    the same, and a network that attends scales the query of token k by exp(-c_k / 2)
+        learned_reversed   w_k l_ik + (exp(-c_k) sg(l_ik) + c_k / 2 - sg(...)),   w_k = sg(T exp(c_k) / sum_j exp(c_j))
 
-    where sg is constant under differentiation, so that in brackets nothing is added to the loss. Either way s_k approaches
+    where sg is constant under differentiation, so that in brackets nothing is added to the loss. Either way c_k approaches
     log 2 l_k of the field's mean loss l_k, and a field of large loss then weighs 1 / (2 l_k), or in proportion to l_k (with mean 1
-    over the fields; exp(s_k) in place of exp(-s_k) alone would have no minimum).
+    over the fields; exp(c_k) in place of exp(-c_k) alone would have no minimum).
 
-    The scales of queries do not train s_k. Fine-tuning takes s_k over with the network (where `finetune.transfer` leaves it out, all
+    The scales of queries do not train c_k. Fine-tuning takes c_k over with the network (where `finetune.transfer` leaves it out, all
     scales are 1) and trains it beside `auxiliary_diffusion` alone.
 
     Args:
@@ -60,6 +60,6 @@ class LearnedWeights(tf.keras.layers.Layer):
         return tf.reduce_sum(weights * sums + learned - tf.stop_gradient(learned))
 
     def query_scales(self, tokens: int) -> tf.Tensor:
-        """exp(-s_k / 2) of each of `tokens` tokens, float [tokens]: 1 for a label that has no s, as it is never predicted."""
+        """exp(-c_k / 2) of each of `tokens` tokens, float [tokens]: 1 for a label that has no c, as it is never predicted."""
         scales = tf.stop_gradient(tf.exp(-0.5 * self.log_scales))
         return tf.pad(scales, [[0, tokens - self._tokens]], constant_values=1.0)
