@@ -19,7 +19,7 @@ from noting_worker import note
 from benchmarks.accuracy import __main__ as accuracy
 from benchmarks.accuracy import elsewhere, statistics
 from benchmarks.accuracy.cost import passes_per_epoch
-from benchmarks.accuracy.measures import CALIBRATIONS, calibrated_metrics, calibrator, save_predictions
+from benchmarks.accuracy.measures import CALIBRATIONS, average_file, calibrated_metrics, calibrator, save_predictions
 from benchmarks.accuracy.plan import Planned, Pretraining, Run, Settings, plan
 from benchmarks.accuracy.report import (
     Results,
@@ -388,6 +388,19 @@ def test_runs_are_averaged_by_their_logits(tmp_path):
     assert "## Averaged over seeds" in write(results, "tiny", tmp_path / "out").read_text()
 
 
+def test_an_average_that_was_made_elsewhere_stays_beside_more_runs(tmp_path):
+    suite = load_suite(write_suite(tmp_path))
+    planned = plan(suite, ["ours"], [1, 2, 3], tmp_path / "data", "checksum", tmp_path / "work")
+    for one, auc in zip(planned, (0.5, 0.7, 0.9), strict=True):
+        Path(one.run.folder).mkdir(parents=True)
+        one.run.row_file.write_text(json.dumps(row(auc)))
+    average = {"configuration": "abc", "seeds": [1, 2], "split": "test", "metrics": {"auc": 0.8, "logloss": 0.4, "gauc": None}}
+    average_file(Path(planned[0].run.folder).parent, "test", [1, 2]).write_text(json.dumps(average))
+    results = Results.of(suite, planned, "test", "the command", "the suite's file")
+    assert averages_table(results)[1][:4] == ["ours", "2", "0.80000", "+0.20000"]  # over 0.5 and 0.7
+    assert results.averages["ours"]["seeds"] == [1, 2]
+
+
 def test_what_a_page_says_of_runs_is_taken_on_another_machine(tmp_path):
     suite = load_suite(write_suite(tmp_path))
 
@@ -426,10 +439,35 @@ def test_rows_of_a_page_are_not_lost(tmp_path, capsys):
     arguments = ["--suite", str(suite), "--data_dir", str(data), "--work_dir", str(tmp_path / "work")]
     assert accuracy.main([*arguments, "--output", str(output)]) == 2
     message = " ".join(capsys.readouterr().err.split())
-    assert "tiny.jsonl has 1 rows of runs that the new page would not have (old seed 2): take them with --rows" in message
+    assert "have 1 rows that the new page would not have, or not with every split and slice (old seed 2): take them with --rows" in message
     # Into the work folder, with what there is.
     assert accuracy.main([*arguments, "--report_only", "--arms", "ours"]) == 0
     assert "--seeds 2 --arms ours`" in (tmp_path / "work/frappe/test/tiny.md").read_text()
+
+
+def test_splits_slices_and_averages_of_a_page_are_not_lost(tmp_path):
+    suite = load_suite(write_suite(tmp_path))
+    planned = plan(suite, ["ours"], [1, 2], tmp_path / "data", "checksum", tmp_path / "work")
+    runs, output, both = [one.run for one in planned], tmp_path / "out", ("valid", "test")
+    for run in runs:
+        Path(run.folder).mkdir(parents=True)
+        run.row_file.write_text(json.dumps(row(0.7) | {"configuration": run.configuration, "seed": run.seed}))
+        save_predictions(predictions([0, 1], [0.5, 1]), run.predictions_file("test"))
+    write(Results.of(suite, planned, "test", "the command", "the suite's file"), "tiny", output)
+
+    def refused(splits, sliced_by=("item",), trains=False):
+        with pytest.raises(UserError) as error:
+            elsewhere.refuse_loss(output, "tiny", runs, splits, sliced_by, trains)
+        return str(error.value).split("(")[1].split(")")[0]
+
+    elsewhere.refuse_loss(output, "tiny", runs, both, (), trains=False)
+    assert refused(("valid",)) == "ours seed 1; ours seed 2; ours, average of seeds"
+    runs[0].predictions_file("test").unlink()
+    assert refused(both) == "ours, average of seeds"
+    runs[0].row_file.unlink()
+    assert refused(both) == "ours seed 1"
+    elsewhere.refuse_loss(output, "tiny", runs, both, ("item",), trains=True)  # it will be trained
+    assert refused(both, (), trains=True) == "ours seed 1"  # but not sliced
 
 
 @pytest.mark.parametrize(("content", "message"), [
@@ -483,8 +521,14 @@ def test_a_suite_that_is_killed_continues(tmp_path):
     page = (tmp_path / "out" / "tiny.md").read_text()
     assert "Unfinished" not in page and "| ours | 2 |" in page
 
-    again = subprocess.run([*command, "--valid_only", "--report_only"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
-    assert again.returncode == 0 and "valid AUC" in (tmp_path / "out" / "tiny.md").read_text()
+    # With other slices, of validation alone: what the test split said stays.
+    write_suite(tmp_path, set=SMALL, slices={"fields": ["user"], "arms": ["scratch"]})
+    again = subprocess.run([*command[:-2], "--valid_only", "--arms", "scratch", "--seeds", "1"], cwd=REPOSITORY, capture_output=True, text=True,
+                           timeout=SECONDS_TO_WAIT, check=False)
+    assert again.returncode == 0 and "valid AUC" in (tmp_path / "work/frappe/valid/tiny.md").read_text()
+    before = next(row for row in rows if row["arm"] == "scratch" and row["seed"] == 1)
+    row_now = json.loads(next((tmp_path / "work").glob(f"frappe/runs/{before['configuration']}/seed-1/row.json")).read_text())
+    assert row_now["test"] == before["test"] and set(row_now["valid"]["slices"]) == {"item", "user"}
 
 
 def _wait_for(folder, pattern, process=None):

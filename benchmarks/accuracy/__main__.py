@@ -74,10 +74,9 @@ def run(argv: Sequence[str]) -> None:
     runs = [one.run for one in planned]
     if arguments.rows:
         print(f"--rows: {elsewhere.take(arguments.rows, runs, checksum)} runs are known from there", flush=True)
-    if arguments.output:
-        elsewhere.refuse_loss(arguments.output / f"{path.stem}.jsonl",
-                              [run for run in runs if run.row()] if arguments.report_only else runs)
     splits = ("valid",) if arguments.valid_only else ("valid", "test")
+    if arguments.output:
+        elsewhere.refuse_loss(arguments.output, path.stem, runs, splits, suite.sliced_by, trains=not arguments.report_only)
     failed = [] if arguments.report_only else _train(planned, splits, suite.sliced_by, arguments.jobs)
     _report(suite, path, planned, arguments, work_dir)
     if failed:

@@ -43,21 +43,43 @@ def take(files: Sequence[Path], runs: Sequence[Run], checksum: str) -> int:
     return len(known)
 
 
-def refuse_loss(file: Path, kept: Sequence[Run]) -> None:
-    """Refuses to replace a page's rows by fewer: they may be all that is left of runs on another machine.
+def refuse_loss(output: Path, name: str, runs: Sequence[Run], splits: Sequence[str], sliced_by: Sequence[str], trains: bool) -> None:
+    """Refuses to replace a page's rows or averages by less: they may be all that is left of runs on another machine.
 
     Args:
-      file: NAME.jsonl of the page.
-      kept: runs whose rows the new page will have.
+      output: folder of NAME.jsonl and NAME_averages.jsonl.
+      runs: of the new page, with these splits and slices.
+      trains: whether runs that have not finished will have, before the page is written.
     """
-    if not file.is_file():
-        return
-    keys = {(run.configuration, run.seed) for run in kept}
-    lost = [row for row in read_rows(file) if key_of(row) not in keys]
+    file, averages = output / f"{name}.jsonl", output / f"{name}_averages.jsonl"
+    to_be = {(run.configuration, run.seed): _row_to_be(run, splits, sliced_by, trains) for run in runs}
+    lost = [f"{row['arm']} seed {row['seed']}" for row in _rows_if_any(file) if not _has_all_of(to_be.get(key_of(row), {}), row)]
+    lost += [f"{row['arm']}, average of seeds" for row in _rows_if_any(averages) if row["split"] not in splits or _is_lost(row, runs)]
     if lost:
-        named = ", ".join(f"{row['arm']} seed {row['seed']}" for row in lost[:3]) + (", ..." if len(lost) > 3 else "")
-        raise UserError(f"{file} has {len(lost)} rows of runs that the new page would not have ({named}): take them with --rows "
-                        f"{file.with_suffix('')}*.jsonl and leave out --arms, give another --output, or remove the file")
+        named = "; ".join(lost[:3]) + ("; ..." if len(lost) > 3 else "")
+        raise UserError(f"{file} and {averages.name} have {len(lost)} rows that the new page would not have, or not with every split and slice "
+                        f"({named}): take them with --rows {file.with_suffix('')}*.jsonl and leave out --arms and --valid_only, give another "
+                        "--output, or remove the files")
+
+
+def _rows_if_any(file: Path) -> Iterator[dict]:
+    return read_rows(file) if file.is_file() else iter(())
+
+
+def _row_to_be(run: Run, splits: Sequence[str], sliced_by: Sequence[str], trains: bool) -> dict:
+    """Splits and slices that the page will have of a run."""
+    row, planned = run.row() or {}, sliced_by if trains else ()
+    return {split: {"slices": dict.fromkeys([*planned, *row.get(split, {}).get("slices", {})])} for split in splits if trains or split in row}
+
+
+def _is_lost(average: Mapping, runs: Sequence[Run]) -> bool:
+    """Whether neither the average nor what it is made of is here, nor will be trained."""
+    of_it = [run for run in runs if run.configuration == average["configuration"] and run.seed in average["seeds"]]
+    if len(of_it) < len(average["seeds"]):
+        return True
+    if average_file(Path(of_it[0].folder).parent, average["split"], average["seeds"]).is_file():
+        return False
+    return any(run.row_file.is_file() and not run.predictions_file(average["split"]).is_file() for run in of_it)
 
 
 def read_rows(file: Path) -> Iterator[dict]:

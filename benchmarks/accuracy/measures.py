@@ -59,15 +59,18 @@ def average_file(folder: Path, split: str, seeds: Sequence[int]) -> Path:
     return folder / f"{split}-average-{'-'.join(map(str, sorted(seeds)))}.json"
 
 
-def averaged_metrics(runs: Sequence[Run], split: str) -> dict[str, float] | None:
-    """Metrics of the average of runs of one configuration; None of a single run, and where predictions are gone."""
-    files = [run.predictions_file(split) for run in runs]
-    if len(files) < 2:
+def average_of(runs: Sequence[Run], split: str) -> dict | None:
+    """The average of runs of one configuration as "seeds" and "metrics"; None of a single run.
+
+    Where predictions are gone it is that of as many of these runs as one was made of elsewhere, None if of none.
+    """
+    if len(runs) < 2:
         return None
+    seeds, files = sorted(run.seed for run in runs), [run.predictions_file(split) for run in runs]
     if all(file.is_file() for file in files):
-        return click_metrics(seed_average([load_predictions(file) for file in files]))
-    known = average_file(Path(runs[0].folder).parent, split, [run.seed for run in runs])
-    return json.loads(known.read_text(encoding="utf-8"))["metrics"] if known.is_file() else None
+        return {"seeds": seeds, "metrics": click_metrics(seed_average([load_predictions(file) for file in files]))}
+    made = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(Path(runs[0].folder).parent.glob(f"{split}-average-*.json"))]
+    return max((row for row in made if set(row["seeds"]) <= set(seeds)), key=lambda row: len(row["seeds"]), default=None)
 
 
 def save_predictions(predictions: Predictions, path: Path) -> None:

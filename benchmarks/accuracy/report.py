@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.accuracy import figures
-from benchmarks.accuracy.measures import CALIBRATIONS, averaged_metrics
+from benchmarks.accuracy.measures import CALIBRATIONS, average_of
 from benchmarks.accuracy.plan import Planned, Run
 from benchmarks.accuracy.statistics import (
     Difference,
@@ -82,9 +82,9 @@ class Results:
 
 def _average(arm: str, runs: Sequence[Run], split: str) -> dict | None:
     """A row of the average over an arm's runs."""
-    metrics = averaged_metrics(runs, split)
-    return metrics and {"arm": arm, "configuration": runs[0].configuration, "data": runs[0].row()["data"],
-                        "seeds": sorted(run.seed for run in runs), "split": split, "metrics": metrics}
+    average = average_of(runs, split)
+    return average and {"arm": arm, "configuration": runs[0].configuration, "data": runs[0].row()["data"],
+                        "seeds": average["seeds"], "split": split, "metrics": average["metrics"]}
 
 
 def write(results: Results, name: str, output: Path) -> Path:
@@ -258,7 +258,7 @@ def averages_table(results: Results) -> Table:
     columns = METRICS[:3]
     table: Table = [["arm", "runs", *(header for _, title, _ in columns for header in (title, f"{title} - mean of runs"))]]
     for arm, average in results.averages.items():
-        runs, averaged = results.runs(arm), average["metrics"]
+        runs, averaged = {seed: row for seed, row in results.runs(arm).items() if seed in average["seeds"]}, average["metrics"]
         singles = [spread(runs, results.metric(key)) for key, _, _ in columns]
         cells = [(f"{averaged[key]:.{digits}f}", f"{averaged[key] - single.mean:+.{digits}f}") if single else ("", "")
                  for (key, _, digits), single in zip(columns, singles, strict=True)]

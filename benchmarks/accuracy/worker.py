@@ -56,8 +56,12 @@ def execute(task: Task) -> None:
            "seconds": round(sum(stage["seconds"] for stage in cost.values()) + time.monotonic() - began, 1),
            "peak_gb": _largest([stage["peak_gb"] for stage in cost.values()]),
            "stages": cost, "learning_curve": _learning_curve(run, cost)}
-    read = data.without(run.settings.resolved().model.ignored_fields)
-    row |= {split: figures_of(split, predictions, task.sliced_by, read) for split in task.splits}
+    read, known = data.without(run.settings.resolved().model.ignored_fields), run.row() or {}
+    for split in task.splits:
+        sliced_by = dict.fromkeys([*task.sliced_by, *known.get(split, {}).get("slices", {})])
+        row[split] = figures_of(split, predictions, tuple(sliced_by), read)
+    # What earlier calls asked for stays.
+    row |= {split: known[split] for split in ("valid", "test") if split in known and split not in row}
     write_atomically(run.row_file, json.dumps(row))
 
 
