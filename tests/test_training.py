@@ -177,9 +177,12 @@ def test_other_data_is_refused(trained, data, tmp_path, capsys):
     for stage in ("pretrain", "finetune"):
         assert f"holds a run on other data than {other}" in user_error(capsys, f"--stage={stage}", *flags(other, trained[0]))
     assert "was trained on other data" in user_error(capsys, "--stage=evaluate", *folders(other, trained[0]))
-    shutil.copytree(trained[0] / "pretrain", tmp_path / "run" / "pretrain")
-    message = user_error(capsys, "--stage=finetune", *flags(other, tmp_path / "run"))
-    assert "the pre-trained checkpoint" in message and "belongs to other data" in message
+    # Also where the stage itself has not begun: schema and vocabularies of the folder are those of the other one.
+    for there, stage in (("pretrain", "finetune"), ("finetune", "pretrain")):
+        shutil.copytree(trained[0] / there, tmp_path / stage / there)
+        start = ["--from_scratch"] * (stage == "finetune")
+        message = user_error(capsys, f"--stage={stage}", *start, *flags(other, tmp_path / stage))
+        assert f"{there} holds a run on other data than {other}" in message and not (tmp_path / stage / "schema.yaml").exists()
 
 
 def test_data_with_other_vocabularies_is_other_data(tmp_path):

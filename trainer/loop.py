@@ -51,6 +51,7 @@ from trainer.refusals import (
     refuse_one_class,
     refuse_pretraining_a_baseline,
     refuse_unlabelled,
+    require_one_data_folder,
     require_one_device,
     require_one_process,
     require_pretraining,
@@ -130,11 +131,12 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
     stage_config: StageConfig = getattr(config, stage)
     if distribution.is_chief:
         checkpoints.remove_leftovers()
+    require_one_data_folder(model_dir, data)
     earlier = EarlierModel(init_from, stage) if init_from else None
     origin = earlier.origin if earlier else RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
     last = checkpoints.resume_point()
     generator = pretrained.fingerprint() if stage == "finetune" and config.finetune.regeneration.source == "generator" else None
-    changed = require_same_run(checkpoints, last, config, data, origin, generator, allow_changes) if last else []
+    changed = require_same_run(checkpoints, last, config, origin, generator, allow_changes) if last else []
     if distribution.is_single:
         require_memory(stage, config, data.schema, data.rows_read(stage), resumed=last is not None)
 
@@ -167,7 +169,7 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         elif origin == RANDOM:
             print(f"{stage}: starting from random parameters")
         else:
-            best = require_pretraining(pretrained, config, data)
+            best = require_pretraining(pretrained, config)
             transfer(model, best, config.finetune.transfer, pretrained.config(best).pretrain.objective)
         if stage == "finetune" and config.finetune.decay_towards == "pretrained":
             for lazy in lazy_optimizers(model.optimizer):
@@ -207,7 +209,7 @@ def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints)
     if pretrained.best() is None:
         raise UserError(f"finetune.regeneration.source: generator draws from the pre-training in {pretrained.stage_dir}, which has no "
                         "checkpoint: run `python -m trainer.task --stage=pretrain` with the same --model_dir first, or set it to batch")
-    best = require_pretraining(pretrained, config, data)
+    best = require_pretraining(pretrained, config)
     if not uses_labels(pretrained.config(best)):
         raise UserError(f"finetune.regeneration.source: generator draws features that fit the label, and the pre-training in {best} has "
                         "seen none: pre-train with `diffusion.label: token`, or set it to batch")

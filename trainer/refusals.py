@@ -83,9 +83,19 @@ def require_one_process(distribution: Distribution, init_from: str | Path) -> No
                         "Ctrl-C after the first step, which saves a checkpoint, and continue with the same command in the cluster")
 
 
-def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, data: DataFolder, origin: str | None,
-                     generator: str | None, allow_changes: bool) -> list[str]:
-    """A stage's folder belongs to one configuration, one data folder and one start; anything else is named and refused.
+def require_one_data_folder(model_dir: Path, data: DataFolder) -> None:
+    """Both stages of a model folder are of one data folder, whose schema stands there once."""
+    for stage in ("pretrain", "finetune"):
+        checkpoints = StageCheckpoints(model_dir, stage)
+        last = checkpoints.last()
+        if last and checkpoints.state(last).data != data.checksum:
+            raise UserError(f"{checkpoints.stage_dir} holds a run on other data than {data.path} ({_other_data(model_dir, data)}): give the data "
+                            "folder it was trained on, or another --model_dir")
+
+
+def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, origin: str | None, generator: str | None,
+                     allow_changes: bool) -> list[str]:
+    """A stage's folder belongs to one configuration and one start; anything else is named and refused.
 
     Returns:
       The differences of the configuration, where they are allowed.
@@ -96,9 +106,6 @@ def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, 
         raise UserError(f"{stage_dir} holds a run of another configuration ({'; '.join(changed)}): give the stored configuration "
                         "or another --model_dir, or add --allow_changes to continue with the new one, which fails where its network has "
                         "other variables or `averaging` is left out")
-    if state.data != data.checksum:
-        raise UserError(f"{stage_dir} holds a run on other data than {data.path} ({_other_data(stage_dir.parent, data)}): give the "
-                        "data folder it was trained on, or another --model_dir")
     if state.origin != origin:
         raise UserError(f"{stage_dir} holds a run that started from {state.origin}, and this call would start from "
                         f"{origin or 'a pre-training that is not there'}: use the same --init_from or --from_scratch as before; or, to fine-tune "
@@ -109,7 +116,7 @@ def require_same_run(checkpoints: StageCheckpoints, last: Path, config: Config, 
     return changed
 
 
-def require_pretraining(pretrained: StageCheckpoints, config: Config, data: DataFolder) -> Path:
+def require_pretraining(pretrained: StageCheckpoints, config: Config) -> Path:
     """The best pre-trained checkpoint, if fine-tuning can start from it."""
     best = pretrained.best()
     if best is None:
@@ -123,9 +130,6 @@ def require_pretraining(pretrained: StageCheckpoints, config: Config, data: Data
     if before > now and uses_labels(pretrained.config()):
         raise UserError(f"the pre-trained checkpoint {best} has learnt from the labels of input.label_share={before:g} of the training "
                         f"rows, and fine-tuning is to know only {now:g} of them: pre-train with that share too")
-    if pretrained.state(best).data != data.checksum:
-        raise UserError(f"the pre-trained checkpoint {best} belongs to other data than {data.path} "
-                        f"({_other_data(pretrained.stage_dir.parent, data)}): fine-tune on the data folder it was pre-trained on")
     return best
 
 

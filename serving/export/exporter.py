@@ -106,7 +106,7 @@ def _require_same_training_rows(model_dir: Path, data_dir: Path) -> None:
     except (FileNotFoundError, KeyError) as error:
         raise UserError(
             f"model folder {model_dir}: {ENVIRONMENT_FILE} is absent or does not say which rows the model was trained on "
-            f"({error}): call --stage=finetune again, which writes it"
+            f"({error}): restore it from a copy of the folder, or train into a new --model_dir"
         ) from error
     if checksum != train_checksum(data_dir):
         raise UserError(
