@@ -161,13 +161,14 @@ def test_fine_tuning_takes_over_embeddings_and_backbone_alone(objective, tmp_pat
     assert call(data, model_dir, objective, stage="pretrain") == 0
     pretraining = StageCheckpoints(model_dir, "pretrain")
     assert "label" not in pretraining.history()[0]["train"] and "field/item" in pretraining.history()[0]["valid"]
-    assert call(data, model_dir, objective, "--set", "finetune.learning_rate=1e-9", stage="finetune") == 0
+    assert call(data, model_dir, "diffusion", "--set", "finetune.learning_rate=1e-9", stage="finetune") == 0
     table = capsys.readouterr().out
     assert "transferred all" not in table and "0 of " in table
     stored = tf.train.load_checkpoint(str(pretraining.best() / "model"))
     names = {key.removesuffix("/.ATTRIBUTES/VARIABLE_VALUE") for key in stored.get_variable_to_shape_map()}
     assert any(name.startswith("map_heads:") for name in names)
     trained = load_trained(model_dir)
+    assert trained.knows_masks == (objective == "masked_features")  # by what it started from, whatever this call's settings say
     assert trained.heads is None and not any(name.startswith("map_heads") for name in trained.named_variables())
     table = stored.get_tensor("embedding:00:table/.ATTRIBUTES/VARIABLE_VALUE")
     np.testing.assert_allclose(trained.embedding.table.numpy(), table, atol=1e-6)

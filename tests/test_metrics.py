@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from preprocessing.errors import UserError
+from trainer import plots
 from trainer.metrics import (
     Predictions,
     auc,
@@ -53,6 +55,15 @@ def test_a_weight_counts_a_row_as_often_as_it_says():
         assert weighted[name] == pytest.approx(repeated[name], rel=1e-6), name
     counted = weights > 0
     assert (weighted["rows"], weighted["positives"]) == (counted.sum(), labels[counted].sum())
+
+
+def test_rows_without_weight_are_not_drawn():
+    # Sorted by logit in 20 bins, the last bin has no weight.
+    predictions = Predictions(np.tile([0, 1], 20), np.linspace(-2, 2, 40), weights=np.repeat([1.0, 0.0], [38, 2]))
+    (_, bins) = plots.calibration(predictions).axes[0].lines
+    assert len(bins.get_xdata()) == 20 and np.isfinite(bins.get_ydata()).all() and bins.get_xdata().max() < expit(1.8)
+    patches = plots.score_distribution(predictions).axes[0].patches
+    assert max(patch.get_x() + patch.get_width() for patch in patches) < 1.8
 
 
 def test_weighted_grouped_auc_by_hand():

@@ -28,6 +28,12 @@ def test_lines_tell_step_rate_losses_and_time_left(clock, capsys):
     assert spent == {"start-up": 12.0, "training": 14.0}
 
 
+def test_the_click_beside_an_auxiliary_loss_is_no_field():
+    losses = {"loss": 1.5, "click": 0.7, "label": 0.5, "field/click": 0.3}
+    assert progress.describe_losses(losses, 1) == "loss 1.5 (click 0.7, label 0.5, worst click 0.3)"
+    assert progress.describe_losses({"loss": 1.5, "click": 0.7}, 1) == "loss 1.5 (click 0.7)"
+
+
 def test_what_is_not_known_yet_is_not_guessed(clock, capsys):
     shown = StepProgress("finetune epoch 1/1", 3, 100, {}, compiles=True)
     for _ in shown.track(range(2)):

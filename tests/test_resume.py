@@ -266,6 +266,19 @@ def test_a_continued_run_tells_of_a_damaged_best_checkpoint(trained, data, capsy
     assert f"the best checkpoint {best} is damaged: {TENSORS} does not" in printed and "unless a later epoch is better" in printed
 
 
+def test_a_damaged_best_checkpoint_that_is_trained_again_is_no_alarm(trained, data, capsys):
+    checkpoints = StageCheckpoints(trained, "finetune")
+    last = make_best(checkpoints, 3)
+    before = checkpoints.folder / "epoch-0002"
+    state = json.loads((before / STATE_FILE).read_text())
+    (before / STATE_FILE).write_text(json.dumps({**state, "best_epoch": 2}))
+    (before / CHECKSUM_FILE).unlink()
+    checkpointing.seal(before)
+    flip_bit(last / TENSORS)
+    assert call("finetune", data, trained) == 0
+    assert "the best checkpoint" not in capsys.readouterr().out
+
+
 def test_a_damaged_pretraining_is_not_finetuned(trained, data, capsys):
     best = StageCheckpoints(trained, "pretrain").best()
     flip_bit(best / TENSORS)

@@ -266,19 +266,17 @@ def test_only_a_model_that_knows_masks_is_explained(data):
 
 
 @pytest.mark.parametrize(
-    ("settings", "pretrained", "knows"),
+    ("settings", "at_start", "knows"),
     [
         ([], False, False),
         ([], True, True),
-        (["finetune.transfer=scorer"], True, False),
-        (["pretrain.objective=replaced_features"], True, False),
         (["finetune.feature_mask_rate=0.1"], False, True),
         (["finetune.auxiliary_diffusion=0.1"], False, True),
     ],
 )
-def test_masks_are_known_after_training_with_them(data, settings, pretrained, knows):
+def test_masks_are_known_after_training_with_them(data, settings, at_start, knows):
     model = build_model(data[1], load_config(None, ["model.dcn.hidden_units=[4]", *settings]))
-    model.pretrained = pretrained
+    model.masks_known_at_start = at_start
     assert model.knows_masks == knows
 
 

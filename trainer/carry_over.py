@@ -165,9 +165,12 @@ class EarlierModel:
         return f"{ORIGIN_PREFIX} {self._checkpoints.fingerprint()}"
 
     @property
-    def pretrained(self) -> bool:
-        """Whether its parameters go back to a pre-training."""
-        return self._stage == "pretrain" or self._checkpoints.state(self.best).pretrained
+    def masks_known(self) -> bool:
+        """Whether it has learnt from masked features."""
+        config = self._checkpoints.config(self.best)
+        if self._stage == "pretrain":
+            return config.pretrain.masks_features
+        return self._checkpoints.state(self.best).masks_known or config.finetune.masks_features
 
     def vocabularies(self) -> Path:
         """The folder that says what the rows of the checkpoint stand for."""

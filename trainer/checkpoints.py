@@ -65,7 +65,7 @@ class TrainingState:
       history: one record an epoch; the same for two runs of one seed.
       seconds: wall-clock seconds by phase, which are not; of work that was lost to a kill nothing is known.
       changes: what `--allow_changes` let through: at which step, and the list of differences.
-      pretrained: whether its start goes back to a pre-training, if only through the model of `--init_from`.
+      masks_known: whether what it started from had learnt from masked features, in a pre-training or before `--init_from`.
       generator: the pre-training that regenerates rows, if any (`StageCheckpoints.fingerprint`).
     """
 
@@ -82,7 +82,7 @@ class TrainingState:
     history: list[dict] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
     changes: list[dict] = field(default_factory=list)
-    pretrained: bool = False
+    masks_known: bool = False
     generator: str | None = None
 
     @property
@@ -242,7 +242,10 @@ class StageCheckpoints:
     def best(self) -> Path | None:
         """The checkpoint of the best epoch; None before the first epoch has finished."""
         last = self.last()
-        epoch = self.state(last).best_epoch if last else 0
+        return self.of_epoch(self.state(last).best_epoch) if last else None
+
+    def of_epoch(self, epoch: int) -> Path | None:
+        """The checkpoint after an epoch and its validation; None for epoch 0, which is none."""
         return self.folder / _name(epoch) if epoch else None
 
     def fingerprint(self) -> str | None:
@@ -260,7 +263,8 @@ class StageCheckpoints:
 
     def state(self, checkpoint: Path) -> TrainingState:
         content = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        return TrainingState(**{"pretrained": content["origin"] != RANDOM, **content})  # earlier versions did not say
+        before = content.pop("pretrained", content["origin"] != RANDOM)  # what earlier versions said instead
+        return TrainingState(**{"masks_known": before, **content})
 
     def config(self, checkpoint: Path | None = None) -> Config:
         """The configuration that a checkpoint was trained with, by default the best one."""
@@ -430,7 +434,7 @@ def load_trained(model_dir: str | Path) -> ClickModel:
     model = build_model(schema, checkpoints.config(best), "finetune", click_rate=CLICK_RATE_OF_A_RESTORED_MODEL)
     _read_model(model, best)
     state = checkpoints.state(best)
-    model.pretrained = state.pretrained
+    model.masks_known_at_start = state.masks_known
     if model.run_config.finetune.calibration == "platt":
         model.calibration = Calibration.of_metrics(state.history[-1]["valid"])
     return model

@@ -12,6 +12,7 @@ from preprocessing.schema import Schema
 from trainer.config import Config
 from trainer.distribute import average_over_replicas, own_name, replica_seed, shards
 from trainer.layers import layer_seed
+from trainer.loss_parts import FIELD
 from trainer.metrics import Calibration
 from trainer.norms import touched_values, update_norms
 from trainer.optimizers import scaled_to_norm
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 Stage = Literal["pretrain", "finetune"]
 Features = Mapping[str, tf.Tensor]
-FIELD = "field/"  # before the names of fields among the loss parts, as a field may be called "loss"
-CLICK = "click"  # the click loss among several parts of fine-tuning
 OBSERVED_EVERY = 10
 REGENERATION_DRAWS = 4  # what a step's seed is folded with to regenerate rows
 
@@ -43,7 +42,7 @@ class ClickModel(tfrs.Model):
       stage: which loss `loss_parts` and `train_step` use.
 
     Attributes:
-      pretrained: whether fine-tuning started from another model's parameters; only `load_trained` says so.
+      masks_known_at_start: whether fine-tuning started from what had learnt from masked features; only `load_trained` says so.
       average: the average of the weights that steps keep, if any.
       calibration: what turns raw logits into calibrated ones, if anything.
       regenerator: draws values of a batch anew before the click loss of a training step, if any.
@@ -54,7 +53,7 @@ class ClickModel(tfrs.Model):
         self.schema = schema
         self.run_config = config
         self.stage = stage
-        self.pretrained = False
+        self.masks_known_at_start = False
         self.average: WeightAverage | None = None
         self.regenerator: Regenerator | None = None
         self.calibration: Calibration | None = None
@@ -158,6 +157,8 @@ class ClickModel(tfrs.Model):
     def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """One optimizer step. Returns the loss parts, the global norm of the gradient before clipping, and update norms.
 
+        The norm takes the table's gradient as it comes, a slice for every cell of the batch: slices of one row are not summed, so
+        that of a row which occurs often counts for less than its gradient.
         Update norms are computed in every `OBSERVED_EVERY`-th step and zero in others. A gradient that is not finite is
         replaced by zeros, so that what it came from can still be found (`explain_non_finite`).
         """

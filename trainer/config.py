@@ -290,7 +290,7 @@ class StageConfig(_Section):
     dropout: float = Setting(0.0, ge=0, lt=1, description="Dropout inside the backbone during this stage.")
     learning_rate: float = Setting(1e-3, gt=0)
     table_decay: float = Setting(0.0, ge=0)
-    gradient_norm: float = Setting(10.0, gt=0, description="Gradients are scaled down to this global norm.")
+    gradient_norm: float = Setting(10.0, gt=0, description="Gradients are scaled down to this global norm, as `gradient_norm` measures it.")
     learning_rate_schedule: Literal["cosine", "plateau", "constant"] = "cosine"
     learning_rate_factor: float = Setting(0.1, gt=0, le=1)
     patience: int = Setting(4, ge=1)
@@ -325,6 +325,10 @@ class PretrainConfig(StageConfig):
     monitor: Literal["loss"] = "loss"
     objective: Literal["diffusion", "masked_features", "replaced_features"] = "diffusion"
     map: MapConfig = MapConfig()
+
+    @property
+    def masks_features(self) -> bool:
+        return self.objective != "replaced_features"
 
     @model_validator(mode="after")
     def _reads_its_settings(self) -> "PretrainConfig":
@@ -398,6 +402,10 @@ class FinetuneConfig(StageConfig):
     auxiliary_diffusion: float = Setting(0.0, ge=0)
     regeneration: RegenerationConfig = RegenerationConfig()
     calibration: Literal["none", "platt"] = "none"
+
+    @property
+    def masks_features(self) -> bool:
+        return self.feature_mask_rate > 0 or self.auxiliary_diffusion > 0
 
     @model_validator(mode="after")
     def _settings_of_the_table_agree(self) -> "FinetuneConfig":

@@ -11,9 +11,9 @@ from preprocessing.files import write_atomically
 from preprocessing.schema import SCHEMA_FILE, SPLITS
 from trainer import plots
 from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained
-from trainer.click_model import FIELD
 from trainer.config import ScoringConfig
 from trainer.input import DataFolder
+from trainer.loss_parts import FIELD
 from trainer.metrics import click_metrics, normalized_entropy
 from trainer.prediction import Predictor
 from trainer.progress import print_table

@@ -27,16 +27,16 @@ from trainer.checkpoints import (
     restore_model,
     resume,
 )
-from trainer.click_model import CLICK, FIELD, OBSERVED_EVERY, ClickModel, Stage
+from trainer.click_model import OBSERVED_EVERY, ClickModel, Stage
 from trainer.clicked import ClickedCombinations
 from trainer.config import Config, FinetuneConfig, StageConfig, uses_labels
-from trainer.diffusion.objective import LABEL
 from trainer.disk import explain_when_full, require_space
 from trainer.distribute import Distribution, shards
 from trainer.events import EventLog
 from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
+from trainer.loss_parts import CLICK, FIELD, LABEL, LOSS
 from trainer.memory import require_memory
 from trainer.metrics import NotFiniteError
 from trainer.models import build_model
@@ -161,21 +161,25 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
         print(f"{stage}: continuing after {_place(state)} from {last}")
         if changed:
             _change_course(stage, state, stage_config, changed)
-        _warn_of_a_damaged_best(checkpoints, last)
+        _warn_of_a_damaged_best(checkpoints, last, state)
     else:
+        masks_known = False
         if earlier:
             require_one_process(distribution, init_from)
             carry_over(model, earlier, config, data)
+            masks_known = earlier.masks_known
         elif origin == RANDOM:
             print(f"{stage}: starting from random parameters")
         else:
             best = require_pretraining(pretrained, config)
-            transfer(model, best, config.finetune.transfer, pretrained.config(best).pretrain.objective)
+            learnt = pretrained.config(best).pretrain
+            transfer(model, best, config.finetune.transfer, learnt.objective)
+            masks_known = learnt.masks_features and config.finetune.transfer == "all"
         if stage == "finetune" and config.finetune.decay_towards == "pretrained":
             for lazy in lazy_optimizers(model.optimizer):
                 lazy.remember_start()
         state = TrainingState(origin, data.checksum, stage_config.learning_rate,
-                              pretrained=earlier.pretrained if earlier else origin != RANDOM)
+                              masks_known=masks_known)
     state.generator = generator
 
     if stage == "finetune" and config.finetune.regeneration.share:
@@ -256,8 +260,8 @@ def _score(monitor: str, value: float) -> float:
     return -value if monitor in SMALLER_IS_BETTER else value
 
 
-def _warn_of_a_damaged_best(checkpoints: StageCheckpoints, last: Path) -> None:
-    best = checkpoints.best()
+def _warn_of_a_damaged_best(checkpoints: StageCheckpoints, last: Path, state: TrainingState) -> None:
+    best = checkpoints.of_epoch(state.best_epoch)
     if best and best != last and (problem := damage(best)):
         print(f"{checkpoints.stage}: the best checkpoint {best} is damaged: {problem}; unless a later epoch is better, there will "
               f"be no model to evaluate: restore it from a copy, or remove {checkpoints.stage_dir} to train anew")
@@ -313,7 +317,7 @@ class _Run:
         self._rows = data.rows_read(self._stage)["train"]
         batch_size = fitting_batch_size(self._rows, self._stage_config.batch_size, self._stage_config.min_steps)
         self._steps = distribution.steps(model.train_step, self._open_split, batch_size)
-        self._loss_names = ("loss", CLICK, LABEL, *(FIELD + field.name for field in data.schema.token_fields))
+        self._loss_names = (LOSS, CLICK, LABEL, *(FIELD + field.name for field in data.schema.token_fields))
         self._predictor = Predictor(model, data, distribution)
         self._started = False
         self._validation_seconds: float | None = None

@@ -21,8 +21,8 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.schema import Schema
-from trainer.click_model import FIELD
 from trainer.config import PretrainConfig
+from trainer.loss_parts import FIELD
 from trainer.products import Dense, matmul
 
 if TYPE_CHECKING:

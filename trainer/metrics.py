@@ -38,6 +38,21 @@ class Predictions:
     def probabilities(self) -> np.ndarray:
         return expit(self.logits.astype(np.float64))
 
+    def counted(self) -> "Predictions":
+        """The rows that count in metrics and plots: those without weight 0.
+
+        Raises:
+          UserError: there is none.
+        """
+        if self.weights is None or self.weights.all():
+            return self
+        counts = self.weights > 0
+        if not counts.any():
+            raise UserError(f"all {len(counts):,} rows with a label have weight 0, so no metric is defined: correct the column that "
+                            "`weight` in the schema names, or leave `weight` out, and preprocess again")
+        columns = (self.labels, self.logits, self.groups, self.weights, self.ids)
+        return Predictions(*(None if column is None else column[counts] for column in columns))
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -60,7 +75,7 @@ def platt_scaling(predictions: Predictions) -> Calibration:
 
     A slope that is not above 0, or labels of one class only, mean that there is nothing to calibrate: the line is then the identity.
     """
-    predictions = _without_zero_weights(predictions)
+    predictions = predictions.counted()
     if len(np.unique(predictions.labels)) < 2:
         return Calibration(1.0, 0.0)
     logits = predictions.logits.astype(np.float64)[:, np.newaxis]
@@ -155,7 +170,7 @@ def click_metrics(predictions: Predictions) -> dict[str, float | int | None]:
     Raises:
       UserError: every weight is 0, or a logit is not finite (`NotFiniteError`).
     """
-    predictions = _without_zero_weights(predictions)
+    predictions = predictions.counted()
     if broken := int((~np.isfinite(predictions.logits)).sum()):
         raise NotFiniteError(f"{broken:,} of {len(predictions.logits):,} click logits are not finite, so no metric is defined: train with a "
                              "lower learning rate, or look for numbers in the log that are out of all proportion")
@@ -176,13 +191,3 @@ def click_metrics(predictions: Predictions) -> dict[str, float | int | None]:
         "normalized_entropy": normalized_entropy(logloss, click_rate),
     }
 
-
-def _without_zero_weights(predictions: Predictions) -> Predictions:
-    if predictions.weights is None or predictions.weights.all():
-        return predictions
-    counted = predictions.weights > 0
-    if not counted.any():
-        raise UserError(f"all {len(counted):,} rows with a label have weight 0, so no metric is defined: correct the column that "
-                        "`weight` in the schema names, or leave `weight` out, and preprocess again")
-    columns = (predictions.labels, predictions.logits, predictions.groups, predictions.weights, predictions.ids)
-    return Predictions(*(None if column is None else column[counted] for column in columns))

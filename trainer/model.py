@@ -8,7 +8,7 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.backbones import READ_IN_ORDER, build_backbone
-from trainer.click_model import CLICK, ClickModel, Features, Stage
+from trainer.click_model import ClickModel, Features, Stage
 from trainer.config import LEARNED_WEIGHTS, Config, DiffusionConfig, uses_labels
 from trainer.diffusion.objective import DiffusionObjective
 from trainer.diffusion.time import TimeInput, masked_share
@@ -16,6 +16,7 @@ from trainer.diffusion.weights import LearnedWeights
 from trainer.embedding import SharedEmbedding
 from trainer.input import blank_features
 from trainer.layers import layer_seed, moving_moments_kept
+from trainer.loss_parts import CLICK
 from trainer.map_pretraining import HEADS, MapObjective, build_heads
 from trainer.scoring import FieldScoring, LabelScoring
 
@@ -157,9 +158,7 @@ class DGenCTR(ClickModel):
     @property
     def knows_masks(self) -> bool:
         """Whether its mask embeddings were trained, so that a prediction from masked features means something."""
-        pretrain, finetune = self.run_config.pretrain, self.run_config.finetune
-        before = self.pretrained and pretrain.objective != "replaced_features" and finetune.transfer == "all"
-        return before or finetune.feature_mask_rate > 0 or finetune.auxiliary_diffusion > 0
+        return self.masks_known_at_start or self.run_config.finetune.masks_features
 
     @property
     def denoises(self) -> bool:

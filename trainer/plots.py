@@ -43,6 +43,7 @@ def learning_curves(histories: dict[str, list[dict]]) -> Figure:
 
 def calibration(predictions: Predictions) -> Figure:
     """Actual click rate against mean prediction, in bins of equal size."""
+    predictions = predictions.counted()
     bins = calibration_bins(predictions.labels, predictions.probabilities, weights=predictions.weights)
     figure = Figure(figsize=(5, 4.5), layout="constrained")
     axes = figure.add_subplot()
@@ -56,6 +57,7 @@ def calibration(predictions: Predictions) -> Figure:
 
 def score_distribution(predictions: Predictions) -> Figure:
     """Share of clicked and of unclicked rows by click logit."""
+    predictions = predictions.counted()
     edges = np.linspace(predictions.logits.min(), predictions.logits.max() + 1e-6, SCORE_BINS + 1)
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot()

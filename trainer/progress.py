@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 
+from trainer.loss_parts import FIELD, LOSS
+
 SECONDS_BETWEEN_LINES = 10.0
 WIDTH_WITHOUT_TERMINAL = 160
 
@@ -35,13 +37,13 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def describe_losses(losses: Mapping[str, float], digits: int = 4) -> str:
-    """ "loss 3.2 (label 0.5, worst item 1.9)": the whole, the label's part and the largest field's, where there are parts."""
-    fields = {name: value for name, value in losses.items() if name not in ("loss", "label")}
-    parts = [f"label {losses['label']:.{digits}f}"] if "label" in losses else []
+    """ "loss 3.2 (label 0.5, worst item 1.9)": the whole, its other parts and the largest field's, where there are parts."""
+    fields = {name.removeprefix(FIELD): value for name, value in losses.items() if name.startswith(FIELD)}
+    parts = [f"{name} {value:.{digits}f}" for name, value in losses.items() if name != LOSS and not name.startswith(FIELD)]
     if fields:
         worst = max(fields, key=fields.get)
-        parts.append(f"worst {worst.rpartition('/')[2]} {fields[worst]:.{digits}f}")
-    return f"loss {losses['loss']:.{digits}f}" + (f" ({', '.join(parts)})" if parts else "")
+        parts.append(f"worst {worst} {fields[worst]:.{digits}f}")
+    return f"loss {losses[LOSS]:.{digits}f}" + (f" ({', '.join(parts)})" if parts else "")
 
 
 class StepProgress:

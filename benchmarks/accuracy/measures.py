@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.accuracy.plan import Run
 from preprocessing.files import replaced_file
-from trainer.metrics import Predictions, click_metrics
+from trainer.metrics import Predictions, click_metrics, platt_scaling
 from trainer.slices import slices_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ CALIBRATED = ("logloss", "ece", "calibration_bias")
 
 
 def calibrator(kind: str, fitted_on: Predictions) -> Callable[[np.ndarray], np.ndarray]:
-    """Fits a calibration. Returns the function from logits to calibrated logits.
+    """Fits a calibration, Platt's as the trainer does. Returns the function from logits to calibrated logits.
 
     Isotonic regression says 0 and 1 where the fitted rows do; it is held off them by half a row, as logloss is infinite there.
     """
@@ -34,8 +34,11 @@ def calibrator(kind: str, fitted_on: Predictions) -> Callable[[np.ndarray], np.n
         margin = 0.5 / len(labels)
         curve = IsotonicRegression(y_min=margin, y_max=1 - margin, out_of_bounds="clip").fit(logits, labels, sample_weight=weights)
         return lambda values: logit(curve.predict(values.astype(np.float64)))
-    line = LogisticRegression(C=np.inf, tol=1e-8, fit_intercept=kind == "platt").fit(logits[:, np.newaxis], labels, sample_weight=weights)
-    return lambda values: line.decision_function(values.astype(np.float64)[:, np.newaxis])
+    if kind == "platt":
+        line = platt_scaling(fitted_on)
+        return lambda values: line.slope * values.astype(np.float64) + line.intercept
+    slope = LogisticRegression(C=np.inf, tol=1e-8, fit_intercept=False).fit(logits[:, np.newaxis], labels, sample_weight=weights).coef_[0, 0]
+    return lambda values: slope * values.astype(np.float64)
 
 
 def calibrated_metrics(fitted_on: Predictions, applied_to: Predictions) -> dict[str, dict[str, float]]:

@@ -8,18 +8,17 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SequenceField
-from trainer.click_model import FIELD
 from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.distributions import FieldDistributions
 from trainer.diffusion.list_targets import ListTargets
 from trainer.diffusion.weights import inverse_rate_weights
 from trainer.input import UNLABELLED
 from trainer.layers import layer_seed
+from trainer.loss_parts import FIELD, LABEL
 
 if TYPE_CHECKING:
     from trainer.model import DGenCTR
 
-LABEL = "label"
 Corruption = Callable[[tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]
 LIST_DRAWS = 2  # what a step's seed is folded with to draw values of lists
 
