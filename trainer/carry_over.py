@@ -36,14 +36,13 @@ from preprocessing.schema import (
 )
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, network_differences, open_checkpoint
 from trainer.click_model import ClickModel, Stage
-from trainer.config import Config
+from trainer.config import ATTENDING, Config
 from trainer.input import DataFolder
 from trainer.progress import print_table
 from trainer.vocabularies import kept_folder, read_boundaries, read_vocabulary
 
 NEW = -1
 ORIGIN_PREFIX = "an earlier model,"
-BACKBONES_OF_ANY_FIELDS = ("hstu", "transformer")  # they read the tokens as a set; the others concatenate them
 LEFT_SHOWN = 5
 BLOCK_ROWS = 1 << 20
 
@@ -126,10 +125,10 @@ def match_fields(earlier: Schema, now: Schema, backbone: str) -> list[int]:
                         f"expected {', '.join(old_lists) or 'none'}; received {', '.join(lists) or 'none'}: preprocess with these fields in "
                         "that order, or train anew without --init_from")
     names, old_names = ([field.name for field in schema.token_fields] for schema in (now, earlier))
-    if names != old_names and backbone not in BACKBONES_OF_ANY_FIELDS:
+    if names != old_names and backbone not in ATTENDING:
         raise UserError(f"--init_from: backbone {backbone!r} reads the fields at fixed places, so their names and order must be "
                         f"as before: expected {', '.join(old_names)}; received {', '.join(names)}: preprocess with the fields "
-                        f"in that order, or train anew without --init_from (backbone {BACKBONES_OF_ANY_FIELDS[0]!r} could "
+                        f"in that order, or train anew without --init_from (backbone {ATTENDING[0]!r} could "
                         "have been carried over)")
     return [old_names.index(name) if name in old_names else NEW for name in names]
 

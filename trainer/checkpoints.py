@@ -31,6 +31,7 @@ from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.click_model import ClickModel, Stage
 from trainer.config import LEARNED_WEIGHTS, Config, load_config
 from trainer.distribute import first_copy
+from trainer.input import DataFolder
 from trainer.metrics import Calibration
 from trainer.models import build_model
 from trainer.optimizers import optimizer_checkpoint
@@ -415,6 +416,13 @@ def schema_differences(stored: Schema, current: Schema) -> list[str]:
         rows = before[name].rows, now[name].rows
         found.append(f"field {name!r} has {rows[1]} rows instead of {rows[0]}" if rows[0] != rows[1] else f"field {name!r} is defined otherwise")
     return found or ["the order of the fields, the label, the group or the split"]
+
+
+def load_pretrained(checkpoint: Path, config: Config, data: DataFolder) -> ClickModel:
+    """The pre-trained model of a checkpoint with this configuration, as the stage left it."""
+    model = build_model(data.schema, config, "pretrain", data.field_frequencies, data.click_rate)
+    restore_model(model, checkpoint)
+    return model
 
 
 def load_trained(model_dir: str | Path) -> ClickModel:

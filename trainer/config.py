@@ -173,6 +173,9 @@ class InterestConfig(_Section):
         return self
 
 
+ATTENDING = ("hstu", "transformer")  # backbones
+
+
 class ModelConfig(_Section):
     """The network.
 
@@ -209,6 +212,11 @@ class ModelConfig(_Section):
     def table_width(self) -> int:
         """Columns of the shared table: the embedding, and for some baselines the value's own weight."""
         return {"lr": 1, "fm": self.embedding_dim + 1, "deepfm": self.embedding_dim + 1}.get(self.kind, self.embedding_dim)
+
+    @property
+    def attends(self) -> bool:
+        """Whether the backbone reads the tokens as a set; the others know a token's field by its place."""
+        return self.backbone in ATTENDING
 
     @model_validator(mode="after")
     def _baselines_read_their_settings(self) -> "ModelConfig":
@@ -490,8 +498,7 @@ class Config(_Section):
 
     @model_validator(mode="after")
     def _queries_are_there_to_scale(self) -> "Config":
-        attends = self.model.kind != "dgenctr" or self.model.backbone in ("hstu", "transformer")
-        if self.scales_queries and not attends:
+        if self.model.kind == "dgenctr" and self.scales_queries and not self.model.attends:
             raise ValueError(f"`diffusion.loss_weights: learned_queries` scales attention queries, which `model.backbone: {self.model.backbone}` "
                              "does not have: use hstu or transformer, or `loss_weights: learned`")
         return self

@@ -24,7 +24,7 @@ from trainer.checkpoints import (
     TrainingState,
     checkpoint_bytes,
     damage,
-    restore_model,
+    load_pretrained,
     resume,
 )
 from trainer.click_model import OBSERVED_EVERY, ClickModel, Stage
@@ -217,8 +217,7 @@ def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints)
     if not uses_labels(pretrained.config(best)):
         raise UserError(f"finetune.regeneration.source: generator draws features that fit the label, and the pre-training in {best} has "
                         "seen none: pre-train with `diffusion.label: token`, or set it to batch")
-    generator = build_model(data.schema, pretrained.config(best), "pretrain", data.field_frequencies, data.click_rate)
-    restore_model(generator, best)
+    generator = load_pretrained(best, pretrained.config(best), data)
     print(f"finetune: regenerating {', '.join(settings.fields)} by {best}")
     return Regenerator(data.schema, settings, generator, clicked)
 

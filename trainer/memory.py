@@ -15,7 +15,6 @@ from pathlib import Path
 from preprocessing.environment import available_cores
 from preprocessing.errors import UserError
 from preprocessing.schema import ListField, Schema, SequenceField
-from trainer.backbones import READ_IN_ORDER
 from trainer.config import LEARNED_WEIGHTS, Config, DcnConfig, MlpConfig, ModelConfig
 from trainer.diffusion.time import WAVES
 from trainer.input import decoded_row_bytes, fitting_batch_size
@@ -125,7 +124,7 @@ def parameter_counts(config: Config, schema: Schema) -> tuple[int, int]:
         return schema.table_rows * model.table_width, _baseline_parameters(model, fields) + lists
     dim, tokens = model.embedding_dim, fields + 1
     masks = {"field": tokens, "shared": 1, "zero": 0}[model.mask_embedding]
-    of_fields = 0 if model.backbone in READ_IN_ORDER else tokens
+    of_fields = tokens if model.attends else 0
     dense = (masks + of_fields + 2) * dim  # mask, field and label embeddings
     backbone, hidden = _backbone_parameters(model, model.backbone, tokens)
     dense += backbone + _scoring_parameters(model, fields, hidden) + 1  # temperature

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
-from trainer.backbones import READ_IN_ORDER, build_backbone
+from trainer.backbones import build_backbone
 from trainer.click_model import ClickModel, Features, Stage
 from trainer.config import LEARNED_WEIGHTS, Config, DiffusionConfig, uses_labels
 from trainer.diffusion.objective import DiffusionObjective
@@ -50,7 +50,7 @@ class DGenCTR(ClickModel):
         dim = config.model.embedding_dim
         self.embedding = SharedEmbedding(
             schema, dim, config.model.embedding_init, config.model.mask_embedding, config.model.unknown, config.model.rare_count,
-            config.model.interest, in_order=config.model.backbone in READ_IN_ORDER, name="embedding")
+            config.model.interest, in_order=not config.model.attends, name="embedding")
         self.backbone = build_backbone(config.model, getattr(config, stage).dropout)
         self._compiled_backbone = tf.function(self.backbone, jit_compile=True)
         self.field_scoring = FieldScoring(config.model.scoring, self.embedding.num_fields, dim, name="field_scoring")

@@ -14,7 +14,6 @@ from trainer.backbones.stream import HstuBackbone, TransformerBackbone
 from trainer.config import ModelConfig
 
 BACKBONES = {"dcn": DcnBackbone, "hstu": HstuBackbone, "transformer": TransformerBackbone, "mlp": MlpBackbone}
-READ_IN_ORDER = ("dcn", "mlp")  # know a token's field by its place; to the others tokens are a set
 
 
 def build_backbone(config: ModelConfig, dropout_rate: float) -> tf.keras.layers.Layer:

@@ -14,11 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from preprocessing.errors import UserError
 from preprocessing.schema import ListField, MultivaluedField, Schema
-from trainer.checkpoints import StageCheckpoints, restore_model
+from trainer.checkpoints import StageCheckpoints, load_pretrained
 from trainer.config import Config, InputConfig
 from trainer.diffusion.sampler import Sampler
 from trainer.input import NO_VALUE, Batch, DataFolder, EvaluationSplit
-from trainer.models import build_model
 from trainer.progress import SECONDS_BETWEEN_LINES
 from trainer.sample.request import Given
 
@@ -72,9 +71,7 @@ def open_pretrained(data_dir: str | Path, model_dir: Path) -> tuple[DataFolder, 
 
 def load_sampler(data: DataFolder, config: Config, checkpoint: Path, steps: int | None) -> Sampler:
     """The sampler of a pre-trained checkpoint; for the arguments see `open_pretrained`."""
-    model = build_model(data.schema, config, "pretrain", data.field_frequencies, data.click_rate)
-    restore_model(model, checkpoint)
-    return Sampler(model, data.field_frequencies, steps)
+    return Sampler(load_pretrained(checkpoint, config, data), data.field_frequencies, steps)
 
 
 def nearest_rows(data: DataFolder, settings: InputConfig, split: str, given: Given, rows: int, seed: int,
