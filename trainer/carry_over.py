@@ -150,9 +150,9 @@ class EarlierModel:
     """
 
     def __init__(self, model_dir: str | Path, stage: Stage):
-        self._model_dir = Path(model_dir)
+        self.model_dir = Path(model_dir)
         self._stage = stage
-        self._checkpoints = StageCheckpoints(self._model_dir, stage)
+        self._checkpoints = StageCheckpoints(self.model_dir, stage)
         self.best = self._checkpoints.best()
         if self.best is None:
             raise UserError(f"--init_from {model_dir} has no checkpoint of stage {stage}: give the model folder of a finished "
@@ -173,12 +173,12 @@ class EarlierModel:
 
     def vocabularies(self) -> Path:
         """The folder that says what the rows of the checkpoint stand for."""
-        folder = kept_folder(self._model_dir, self._checkpoints.state(self.best).data)
+        folder = kept_folder(self.model_dir, self._checkpoints.state(self.best).data)
         if not folder.is_dir():
             raise UserError(
-                f"--init_from {self._model_dir} does not hold the vocabularies that it was trained with ({folder} is not there), "
+                f"--init_from {self.model_dir} does not hold the vocabularies that it was trained with ({folder} is not there), "
                 f"so its rows cannot be carried over by value: call `python -m trainer.task --stage={self._stage} --model_dir "
-                f"{self._model_dir}` once more with its own --data_dir and configuration, which adds them")
+                f"{self.model_dir}` once more with its own --data_dir and configuration, which adds them")
         return folder
 
     def schema(self) -> Schema:
@@ -190,7 +190,7 @@ class EarlierModel:
         stored = self._checkpoints.config(self.best)
         changed = [line for line in network_differences(stored, config, self._stage) if "ignored_fields" not in line]
         if changed:
-            raise UserError(f"--init_from {self._model_dir} has another network ({'; '.join(changed)}): give its configuration "
+            raise UserError(f"--init_from {self.model_dir} has another network ({'; '.join(changed)}): give its configuration "
                             f"with --config {self.best / CONFIG_FILE}")
 
 

@@ -15,11 +15,9 @@ from preprocessing.errors import UserError
 from preprocessing.files import write_atomically
 from preprocessing.schema import SCHEMA_FILE
 from trainer.averaging import WeightAverage
-from trainer.carry_over import EarlierModel, carry_over
 from trainer.checkpoints import (
     CONFIG_FILE,
     KEPT_AND_WRITTEN,
-    RANDOM,
     StageCheckpoints,
     TrainingState,
     checkpoint_bytes,
@@ -53,13 +51,12 @@ from trainer.refusals import (
     refuse_unlabelled,
     require_one_data_folder,
     require_one_device,
-    require_one_process,
     require_pretraining,
     require_same_run,
 )
 from trainer.regeneration import Regenerator
 from trainer.runtime import require_determinism, resolved
-from trainer.transfer import transfer
+from trainer.starts import Start, start_of
 from trainer.vocabularies import keep_vocabularies
 
 PACKAGES = ("tensorflow", "tf-keras", "tensorflow-recommenders", "tensorflow-transform", "apache-beam", "numpy")
@@ -101,7 +98,9 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     refuse_one_class(data, config)
     try:
         with _written_by(distribution, model_dir), interruptible(distribution.stops_alone) as interruption, distribution.scope():
-            _train(stage, config, data, model_dir, from_scratch, init_from, allow_changes, interruption, began, distribution)
+            require_one_data_folder(model_dir, data)
+            start = start_of(stage, config, data, model_dir, from_scratch, init_from, distribution)
+            _train(stage, config, data, model_dir, start, allow_changes, interruption, began, distribution)
     except Interrupted as stop:
         print(f"{stage}: stopped by {stop.name}; {stop.note}", flush=True)
         raise
@@ -122,75 +121,32 @@ def _written_by(distribution: Distribution, model_dir: Path) -> Iterator[None]:
         yield
 
 
-def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from_scratch: bool, init_from: str | Path | None,
-           allow_changes: bool, interruption: Interruption, began: float, distribution: Distribution) -> None:
+def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, start: Start, allow_changes: bool,
+           interruption: Interruption, began: float, distribution: Distribution) -> None:
     _say_what_is_not_used(stage, data)
 
     # The run that the folder holds, if any.
     checkpoints, pretrained = StageCheckpoints(model_dir, stage), StageCheckpoints(model_dir, "pretrain")
-    stage_config: StageConfig = getattr(config, stage)
     if distribution.is_chief:
         checkpoints.remove_leftovers()
-    require_one_data_folder(model_dir, data)
-    earlier = EarlierModel(init_from, stage) if init_from else None
-    origin = earlier.origin if earlier else RANDOM if stage == "pretrain" or from_scratch else pretrained.fingerprint()
     last = checkpoints.resume_point()
     generator = pretrained.fingerprint() if stage == "finetune" and config.finetune.regeneration.source == "generator" else None
-    changed = require_same_run(checkpoints, last, config, origin, generator, allow_changes) if last else []
+    changed = require_same_run(checkpoints, last, config, start.origin, generator, allow_changes) if last else []
     if distribution.is_single:
         require_memory(stage, config, data.schema, data.rows_read(stage), resumed=last is not None)
 
-    # Model and optimizer.
-    require_determinism(config.runtime)
-    tf.keras.utils.set_random_seed(config.seed)
-    tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
-    model = build_model(data.schema, config, stage, data.field_frequencies, data.click_rate)
-    model.optimizer = _optimizer(model, stage_config)
-    if stage_config.averaging:
-        require_one_device(distribution, stage)
-        model.average = WeightAverage(model, stage_config.averaging)
-
-    # What to start from, in this order:
-    # 1. the stage's own last undamaged checkpoint: continue;
-    # 2. with --init_from: every parameter of the earlier model, its rows carried over by value;
-    # 3. pre-training, or fine-tuning with --from_scratch: random parameters;
-    # 4. fine-tuning: what `finetune.transfer` names of the best pre-trained checkpoint.
-    if last:
-        resume(model, model.optimizer, last)
-        state = checkpoints.state(last)
-        print(f"{stage}: continuing after {_place(state)} from {last}")
-        if changed:
-            _change_course(stage, state, stage_config, changed)
-        _warn_of_a_damaged_best(checkpoints, last, state)
-    else:
-        masks_known = False
-        if earlier:
-            require_one_process(distribution, init_from)
-            carry_over(model, earlier, config, data)
-            masks_known = earlier.masks_known
-        elif origin == RANDOM:
-            print(f"{stage}: starting from random parameters")
-        else:
-            best = require_pretraining(pretrained, config)
-            learnt = pretrained.config(best).pretrain
-            transfer(model, best, config.finetune.transfer, learnt.objective)
-            masks_known = learnt.masks_features and config.finetune.transfer == "all"
-        if stage == "finetune" and config.finetune.decay_towards == "pretrained":
-            for lazy in lazy_optimizers(model.optimizer):
-                lazy.remember_start()
-        state = TrainingState(origin, data.checksum, stage_config.learning_rate,
-                              masks_known=masks_known)
+    # Model, optimizer and state.
+    model = _built(stage, config, data, distribution)
+    state = _resumed(model, checkpoints, last, config, changed) if last else _begun(model, start, data)
     state.generator = generator
-
     if stage == "finetune" and config.finetune.regeneration.share:
         model.regenerator = _regenerator(config, data, pretrained)
-
-    distribution.require_same_start(state.step, f"{config.to_yaml()} {data.checksum} {origin}")
+    distribution.require_same_start(state.step, f"{config.to_yaml()} {data.checksum} {start.origin}")
 
     # Epochs.
     if distribution.is_chief:
         keep_vocabularies(data, model_dir)  # also of a finished run: an earlier version did not
-    if _finished(stage_config, state):
+    if _finished(getattr(config, stage), state):
         print(f"{stage}: already finished after epoch {state.epoch}; nothing to do")
         return
     run = _Run(model, config, data, checkpoints, state, interruption, began, distribution)
@@ -203,6 +159,38 @@ def _train(stage: Stage, config: Config, data: DataFolder, model_dir: Path, from
                            "which continues from the last one"):
         _write_run_files(checkpoints, config, data, model_dir)
         run.run()
+
+
+def _built(stage: Stage, config: Config, data: DataFolder, distribution: Distribution) -> ClickModel:
+    """The model at random parameters, with its optimizer and average."""
+    require_determinism(config.runtime)
+    tf.keras.utils.set_random_seed(config.seed)
+    tf.keras.backend.reset_uids()  # TensorFlow orders some sums by layer names, which number what the process has built
+    model, settings = build_model(data.schema, config, stage, data.field_frequencies, data.click_rate), getattr(config, stage)
+    model.optimizer = _optimizer(model, settings)
+    if settings.averaging:
+        require_one_device(distribution, stage)
+        model.average = WeightAverage(model, settings.averaging)
+    return model
+
+
+def _resumed(model: ClickModel, checkpoints: StageCheckpoints, last: Path, config: Config, changed: list[str]) -> TrainingState:
+    """Continues after the stage's own last undamaged checkpoint."""
+    resume(model, model.optimizer, last)
+    state = checkpoints.state(last)
+    print(f"{checkpoints.stage}: continuing after {_place(state)} from {last}")
+    if changed:
+        _change_course(checkpoints.stage, state, getattr(config, checkpoints.stage), changed)
+    _warn_of_a_damaged_best(checkpoints, last, state)
+    return state
+
+
+def _begun(model: ClickModel, start: Start, data: DataFolder) -> TrainingState:
+    masks_known = start.begin(model)
+    if model.stage == "finetune" and model.run_config.finetune.decay_towards == "pretrained":
+        for lazy in lazy_optimizers(model.optimizer):
+            lazy.remember_start()
+    return TrainingState(start.origin, data.checksum, getattr(model.run_config, model.stage).learning_rate, masks_known=masks_known)
 
 
 def _regenerator(config: Config, data: DataFolder, pretrained: StageCheckpoints) -> Regenerator:
