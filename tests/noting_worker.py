@@ -1,6 +1,6 @@
 """What a process of a schedule does in tests; apart, so that the process imports nothing that takes long.
 
-`python noting_worker.py FOLDER` is a schedule whose one process lingers until it is asked to end.
+`python noting_worker.py FOLDER` is a schedule of two processes, one after the other, that linger until they are asked to end.
 """
 
 import json
@@ -29,12 +29,13 @@ def note(task: tuple[str, str]) -> None:
 
 
 def linger(folder: str) -> None:
-    """Waits for SIGTERM, which it notes."""
-    def end(_number, _frame) -> None:
+    """Waits for SIGTERM or SIGINT, which it notes; ends as a stage that has saved does."""
+    def end(number, _frame) -> None:
         Path(folder, "ended").touch()
-        sys.exit(0)
+        sys.exit(128 + number)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, end)
     threading.Thread(target=end_with_the_parent, daemon=True).start()
     Path(folder, "began").touch()
     time.sleep(3600)
@@ -42,4 +43,5 @@ def linger(folder: str) -> None:
 
 if __name__ == "__main__":
     run = Run("abc", 1, Settings("none.yaml", ()), None, "data", sys.argv[1])
-    Schedule([Job(Planned("lingering", run), sys.argv[1], Path("none.txt"))], linger, "json", 1, {}).run(print)
+    jobs = [Job(Planned(arm, run), sys.argv[1], Path("none.txt")) for arm in ("first", "second")]
+    Schedule(jobs, linger, "json", 1, {}).run(print)

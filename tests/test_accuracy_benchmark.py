@@ -229,6 +229,16 @@ def test_no_process_outlives_the_benchmark(number, tmp_path):
     _wait_for(tmp_path, "ended")
 
 
+def test_a_signal_to_all_processes_is_no_failure_and_begins_no_run(tmp_path):
+    script = subprocess.Popen([sys.executable, Path(__file__).with_name("noting_worker.py"), str(tmp_path)], start_new_session=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    _wait_for(tmp_path, "began", script)
+    os.killpg(script.pid, signal.SIGINT)  # as a terminal does at Ctrl-C
+    out, err = script.communicate()
+    assert "Interrupted: SIGINT" in err
+    assert out.splitlines() == ["started: first, seed 1; log none.txt"]
+
+
 def test_time_left_is_known_by_configuration(tmp_path):
     jobs = [job(tmp_path, "a", configuration="slow"), job(tmp_path, "b", configuration="slow"), job(tmp_path, "c", configuration="new")]
     assert Schedule(jobs, note, "json", 2, {}).seconds_left() is None

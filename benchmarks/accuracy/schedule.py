@@ -92,6 +92,7 @@ class Schedule:
 
     def _start_what_can(self) -> None:
         for job in list(self._waiting):
+            self._check_signals()
             if len(self._running) == self._at_once:
                 return
             if job.pretraining and any(running.job.pretraining == job.pretraining for running in self._running):
@@ -105,9 +106,7 @@ class Schedule:
     def _wait(self) -> list[_Running]:
         """Waits until workers end; says every minute what they do. Returns those that have ended."""
         shown = time.monotonic()
-        while not connection.wait([running.process.sentinel for running in self._running], POLL_SECONDS):
-            if self._signal is not None:
-                raise Interrupted(self._signal)
+        while not self._ended_within(POLL_SECONDS):
             if time.monotonic() - shown > HEARTBEAT_SECONDS:
                 shown = time.monotonic()
                 for running in self._running:
@@ -116,6 +115,16 @@ class Schedule:
         ended = [running for running in self._running if not running.process.is_alive()]
         self._running = [running for running in self._running if running not in ended]
         return ended
+
+    def _ended_within(self, seconds: float) -> bool:
+        """Whether a worker has ended of itself: a terminal's Ctrl-C reaches the workers too, and they may end before it is seen here."""
+        ended = connection.wait([running.process.sentinel for running in self._running], seconds)
+        self._check_signals()
+        return bool(ended)
+
+    def _check_signals(self) -> None:
+        if self._signal is not None:
+            raise Interrupted(self._signal)
 
     def _progress(self) -> str:
         done = self._total - len(self._waiting) - len(self._running)
