@@ -73,6 +73,8 @@ def test_a_cluster_names_itself(monkeypatch):
     ('{"cluster": {"chief": ["a:1", "b:1"]}}', "there can be only one chief"),
     ('{"cluster": {"worker": ["a:1"], "ps": ["b:1"]}}', "parameter servers need a chief"),
     ('{"cluster": {"worker": ["a:1"]}}', "this task's type is None, and `cluster` has worker"),
+    ('{"cluster": {"worker": ["a:1"]}, "task": "worker"}', "`task` must be an object with type and index, received 'worker'"),
+    ('{"cluster": {"worker": ["a:1"]}, "task": {"type": ["worker"], "index": 0}}', "this task's type is ['worker'], and"),
     ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "index is 1, and worker has 1 tasks"),
     ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": "0"}}', "index is '0'"),
 ])

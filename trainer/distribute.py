@@ -118,8 +118,10 @@ class Cluster:
         if not content.get("cluster"):
             return None
         tasks, task = _tasks(content["cluster"]), content.get("task") or {}
+        if not isinstance(task, dict):
+            raise _wrong(f"`task` must be an object with type and index, received {task!r}")
         role, index = task.get("type"), task.get("index")
-        if role not in tasks:
+        if not isinstance(role, str) or role not in tasks:
             raise _wrong(f"this task's type is {role!r}, and `cluster` has {', '.join(tasks)}")
         if not isinstance(index, int) or not 0 <= index < len(tasks[role]):
             raise _wrong(f"this task's index is {index!r}, and {role} has {len(tasks[role])} tasks, counted from 0")
