@@ -308,6 +308,12 @@ def test_files_that_hold_other_labels_than_the_manifest_says_are_refused(tmp_pat
     assert "valid: 15 rows with a label were found where manifest.json says 14" in message
 
 
+def test_rows_that_may_lack_a_label_are_counted_as_rows(tmp_path):
+    split = split_of(write_folder(tmp_path / "data", without_label=WITHOUT_LABEL))
+    message = message_of(lambda: split._require_all(99))
+    assert "train: 99 rows were found where manifest.json says 100" in message
+
+
 # Damage. A file's records are of equal length as long as the numbers have one byte.
 
 

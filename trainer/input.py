@@ -354,8 +354,8 @@ class _Split:
     def _require_all(self, read: int) -> None:
         if read != self.rows:
             name_damage(self._files)
-            raise UserError(f"{Path(self._files[0].path).parent}: {read:,} rows with a label were found where {MANIFEST_FILE} says "
-                            f"{self.rows:,}; run `python -m preprocessing.task` again")
+            raise UserError(f"{Path(self._files[0].path).parent}: {read:,} rows{' with a label' * self._leaves_out} were found where "
+                            f"{MANIFEST_FILE} says {self.rows:,}; run `python -m preprocessing.task` again")
 
     def iterate(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Yields batches of this split; a damaged file on the way is a `UserError` that names file and byte."""
