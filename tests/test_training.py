@@ -239,6 +239,11 @@ def test_print_config_stops_there(data, tmp_path, capsys):
     assert "sampled_candidates: 512" in capsys.readouterr().out and not (tmp_path / "model").exists()
 
 
+def test_print_config_of_a_doctor_needs_no_folder(capsys):
+    assert task.main(["--stage=doctor", "--print_config", "--init_from", "x"]) == 0
+    assert "sampled_candidates: 512" in capsys.readouterr().out
+
+
 def test_evaluating_an_untrained_folder_is_refused(data, tmp_path, capsys):
     message = user_error(capsys, "--stage=evaluate", *folders(data, tmp_path))
     assert "has no fine-tuned checkpoint" in message and "--stage=finetune" in message
@@ -300,5 +305,15 @@ def test_a_variable_missing_from_a_checkpoint_is_named(model_and_checkpoints, tm
     assert f"{lost} is not in the checkpoint" in str(error.value)
     assert "surplus is not in the model" in str(error.value)
     assert f"{shrunk} has shape [1] in the checkpoint" in str(error.value)
+    assert f"Give the settings in {tmp_path / 'config.yaml'}, and the data and version of the program" in str(error.value)
     for old, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, variable.numpy())
+
+
+def test_tensors_that_are_whole_and_cannot_be_read_have_a_remedy(model_and_checkpoints, tmp_path):
+    folder = tmp_path / "finetune" / "checkpoints" / "epoch-0001"
+    folder.mkdir(parents=True)
+    (folder / "model.index").write_bytes(b"of another program")
+    seal(folder)
+    with pytest.raises(UserError, match=f"checkpoint {folder} cannot be read: .*restore it from a copy, or remove {tmp_path / 'finetune'} and"):
+        restore_model(model_and_checkpoints[0], folder)

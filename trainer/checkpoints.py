@@ -316,7 +316,8 @@ def _fitting_reader(checkpoint: Path, shapes: dict[str, list[int]], part: str = 
     try:
         reader = tf.train.load_checkpoint(str(checkpoint / part))
     except (ValueError, tf.errors.OpError) as error:
-        raise UserError(f"checkpoint {checkpoint} cannot be read: {' '.join(str(error).split())}") from error
+        raise UserError(f"checkpoint {checkpoint} cannot be read: {' '.join(str(error).split())}: restore it from a copy, or remove "
+                        f"{checkpoint.parent.parent} and call the training stage again") from error
     stored = {key.removesuffix(VALUE_SUFFIX): shape for key, shape in reader.get_variable_to_shape_map().items()
               if key.endswith(VALUE_SUFFIX) and not (left_behind and key.startswith(left_behind))}
     problems = [f"{name} is not in the checkpoint" for name in sorted(shapes.keys() - stored.keys())]
@@ -324,8 +325,10 @@ def _fitting_reader(checkpoint: Path, shapes: dict[str, list[int]], part: str = 
     problems += [f"{name} has shape {stored[name]} in the checkpoint and {shape} in the model"
                  for name, shape in shapes.items() if name in stored and stored[name] != shape]
     if problems:
-        raise UserError(f"checkpoint {checkpoint} does not fit the model, so nothing was loaded: {'; '.join(problems[:5])}"
-                        + (f"; and {len(problems) - 5} more" if len(problems) > 5 else ""))
+        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(f"checkpoint {checkpoint} does not fit the model, so nothing was loaded: {'; '.join(problems[:5])}{more}. Give the "
+                        f"settings in {checkpoint / CONFIG_FILE}, and the data and version of the program that it was trained with, or "
+                        "train anew in another --model_dir")
     return lambda name: reader.get_tensor(name + VALUE_SUFFIX)
 
 

@@ -108,7 +108,7 @@ def _refuse_unused(arguments: argparse.Namespace) -> None:
 def _refuse_two_meanings(arguments: argparse.Namespace) -> None:
     if arguments.init_from and arguments.from_scratch:
         raise UserError("--init_from and --from_scratch are two different starts: give one of them")
-    if arguments.init_from and Path(arguments.init_from).resolve() == Path(arguments.model_dir).resolve():
+    if arguments.init_from and arguments.model_dir and Path(arguments.init_from).resolve() == Path(arguments.model_dir).resolve():
         raise UserError(f"--model_dir {arguments.model_dir} is the folder that --init_from names: give a new folder, so that the "
                         "earlier model stays as it is")
 
