@@ -10,7 +10,7 @@ from typing import Any
 from preprocessing.errors import UserError
 from preprocessing.files import replaced_file
 from preprocessing.rows import Rows
-from preprocessing.schema import MANIFEST_FILE, SPLITS
+from preprocessing.schema import SPLITS, read_manifest
 from preprocessing.sources import Descriptor, Rejection
 
 REASONS_SHOWN = 5
@@ -100,7 +100,7 @@ def check_rejected(all_findings: Sequence[Findings], max_rejected_share: float) 
 
 def check_rejected_of_folder(data_dir: Path, max_rejected_share: float) -> None:
     """Refuses a finished data folder as the run that wrote it would have been with this share."""
-    manifest = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(data_dir)
     reasons = Counter(manifest["rejected_reasons"])
     seen = reasons.total() + sum(split["rows"] for split in manifest["splits"].values())
     _check_share(reasons, seen, max_rejected_share, lambda reason: "", f"data folder {data_dir}: ")

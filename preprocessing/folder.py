@@ -10,7 +10,7 @@ from pathlib import Path
 
 from preprocessing.errors import UserError
 from preprocessing.files import flush, hidden_sibling, sha256
-from preprocessing.schema import MANIFEST_FILE
+from preprocessing.schema import MANIFEST_FILE, read_manifest
 
 # By kind of finished folder, what its manifest always has, and hardly another program's.
 DATA = frozenset({"splits", "made_from"})
@@ -61,10 +61,9 @@ def require_unchanged(data_dir: Path) -> None:
     """Checks that what decides ids in a finished data folder is as it was written, by the manifest's checksums.
 
     Raises:
-      UserError: a file is absent or another.
+      UserError: a file is absent or another, or the manifest is damaged.
     """
-    checksums = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8")).get("checksums", {})
-    for name, checksum in checksums.items():
+    for name, checksum in read_manifest(data_dir).get("checksums", {}).items():
         if name.split("/")[0] in _NOT_IDS:
             continue
         path = data_dir / name

@@ -592,11 +592,28 @@ def load_data_folder_schema(data_dir: str | Path) -> Schema:
     return schema
 
 
+def read_manifest(data_dir: str | Path) -> dict:
+    """Reads the manifest of a finished data folder: what has been written of every split.
+
+    Raises:
+      UserError: it is damaged.
+    """
+    path = Path(data_dir) / MANIFEST_FILE
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        for split in (manifest["splits"][name] for name in SPLITS):
+            _ = split["rows"], split["positives"], [(file["path"], file["rows"]) for file in split["files"]]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"it has no {error}" if isinstance(error, KeyError) else error
+        raise UserError(f"{path} is damaged ({reason}): restore it from a copy, or remove {data_dir} and write it again with "
+                        f"`python -m preprocessing.task --output {data_dir}`") from error
+    return manifest
+
+
 def train_checksum(data_dir: str | Path) -> str:
     """Identifies what a model of a finished data folder has learnt from: schema, training rows, vocabularies, buckets."""
     data_dir = Path(data_dir)
-    manifest = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
-    digest = hashlib.sha256(json.dumps(manifest["splits"]["train"], sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(read_manifest(data_dir)["splits"]["train"], sort_keys=True).encode())
     for path in [data_dir / SCHEMA_FILE, *sorted(data_dir.glob(BUCKETS_FILE)), *sorted(data_dir.glob(f"{VOCABULARIES}/*"))]:
         digest.update(path.name.encode() + hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()

@@ -80,7 +80,9 @@ def write_data_folder(data_dir: Path) -> Path:
         transform = (train, metadata) | tft_beam.AnalyzeDataset(_preprocess)
         _ = transform | tft_beam.WriteTransformFn(str(data_dir))
     (data_dir / SCHEMA_FILE).write_text(schema().to_yaml())
-    (data_dir / MANIFEST_FILE).write_text(json.dumps({"splits": {"train": {"rows": len(train)}}}))
+    rows = {"train": len(train), "valid": 0, "test": 0}
+    splits = {split: {"rows": count, "positives": 0, "files": []} for split, count in rows.items()}
+    (data_dir / MANIFEST_FILE).write_text(json.dumps({"splits": splits}))
     write_samples(data_dir, [raw_example(*row) for row in ROWS], [record(expected_ids(*row)) for row in ROWS])
     return data_dir
 

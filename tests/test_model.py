@@ -8,6 +8,7 @@ import tensorflow as tf
 from data_folders import table_counts, tiny_schema, write_data_folder
 
 from preprocessing.errors import UserError
+from preprocessing.schema import train_checksum
 from trainer.click_model import OBSERVED_EVERY
 from trainer.config import load_config
 from trainer.input import DataFolder, EvaluationSplit, fitting_batch_size
@@ -189,6 +190,17 @@ def test_a_missing_data_folder_is_named(tmp_path):
 def test_a_folder_without_manifest_is_refused(tmp_path):
     with pytest.raises(UserError, match="has no manifest.json, so it is unfinished"):
         DataFolder.open(tmp_path)
+
+
+@pytest.mark.parametrize(("content", "reason"), [
+    (b'{"splits": {', "Expecting"), (b"\xff", "utf-8"), (b"[]", "list"), (b'{"splits": {}}', "it has no 'train'"),
+    (b'{"splits": {"train": {"rows": 1, "positives": 0, "files": 7}}}', "'int' object is not iterable")])
+def test_a_damaged_manifest_is_named(tmp_path, content, reason):
+    folder = write_data_folder(tmp_path / "data", rows=10)
+    (folder / "manifest.json").write_bytes(content)
+    for read in (DataFolder.open, train_checksum):
+        with pytest.raises(UserError, match=f"manifest.json is damaged .*{reason}.*: restore it from a copy, or remove {folder} and write it"):
+            read(folder)
 
 
 def test_a_lost_file_is_named(tmp_path):

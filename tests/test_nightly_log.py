@@ -183,7 +183,11 @@ def test_a_damaged_folder_is_not_applied(work, first, night, capsys):
     assert "vocabularies/user.txt is not as it was written" in failed(capsys, *arguments)
     (damaged / "vocabularies" / "user.txt").unlink()
     assert "vocabularies/user.txt is in manifest.json but not on disk" in failed(capsys, *arguments)
-    assert "vocabularies/user.txt is in manifest.json" in failed(capsys, "--input", night, "--compare", damaged)
+    compare = ("--input", night, "--compare", damaged)
+    assert "vocabularies/user.txt is in manifest.json" in failed(capsys, *compare)
+    (damaged / "manifest.json").write_text('{"splits":')
+    for command in (arguments, compare):
+        assert f"{damaged}/manifest.json is damaged" in failed(capsys, *command)
 
 
 def test_other_fields_are_refused(work, first, night, capsys):

@@ -10,7 +10,6 @@ and count no row of them.
 """
 
 import heapq
-import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +28,7 @@ from preprocessing.schema import (
     ListField,
     Schema,
     load_data_folder_schema,
+    read_manifest,
     train_checksum,
 )
 from trainer.damaged_records import (
@@ -80,7 +80,7 @@ class DataFolder:
         """Opens a folder written by `preprocessing.task`, or raises a `UserError` that says what is missing."""
         path = Path(path)
         schema = load_data_folder_schema(path)
-        manifest = json.loads((path / MANIFEST_FILE).read_text(encoding="utf-8"))
+        manifest = read_manifest(path)
         for split in SPLITS:
             for entry in manifest["splits"][split]["files"]:
                 if not (path / entry["path"]).is_file():

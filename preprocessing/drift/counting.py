@@ -17,7 +17,7 @@ from preprocessing.errors import UserError
 from preprocessing.files import replaced_file
 from preprocessing.findings import REASONS_SHOWN, Findings, read_findings, rejection_reasons
 from preprocessing.rows import Rows
-from preprocessing.schema import MANIFEST_FILE, SPLITS, TALLY_FILE, ListField, Schema
+from preprocessing.schema import SPLITS, TALLY_FILE, ListField, Schema, read_manifest
 from preprocessing.sources import Descriptor
 from preprocessing.splits import TRAIN
 from preprocessing.tally import Tally
@@ -94,7 +94,7 @@ def read_profiles(data_dir: Path, schema: Schema) -> tuple[LogProfile, ...]:
       schema: of the data folder.
     """
     tally = _read_tally(data_dir, schema)
-    manifest = json.loads((data_dir / MANIFEST_FILE).read_text(encoding="utf-8"))
+    manifest = read_manifest(data_dir)
     read = manifest["rejected"] + sum(manifest["splits"][name]["rows"] for name in SPLITS)
     profiles = []
     for split, name in enumerate(SPLITS):
