@@ -337,7 +337,7 @@ def test_the_doctor_says_so_too(tmp_path):
     patient = Patient(model_dir=tmp_path, assignments=("model.kind=fm",))
     with pytest.raises(UserError, match="`model.kind: fm` has no pre-training"):
         check_start(patient)
-    assert check_start(replace(patient, needs_pretraining=False)) == "without pre-training"
+    assert check_start(replace(patient, from_scratch=True)) == "without pre-training"
 
 
 def test_a_baseline_is_not_carried_over(data_dir, trained, tmp_path):

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import re
 import shutil
 import socket
 import sys
@@ -17,10 +18,13 @@ from data_folders import write_data_folder, write_folder_of_all_kinds
 from preprocessing.errors import UserError
 from preprocessing.schema import train_checksum
 from trainer import doctor, lock, memory, task
+from trainer.carry_over import EarlierModel
 from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, seal
 from trainer.config import load_config
 from trainer.doctor import Concern, Inapplicable, Patient
+from trainer.input import DataFolder
 from trainer.runtime import resolved
+from trainer.vocabularies import keep_vocabularies
 
 WRITTEN_BY = "python -m preprocessing.task --input log.csv --schema log.yaml --output data"
 
@@ -261,8 +265,8 @@ def test_an_unfinished_data_folder(patient):
 
 def test_a_damaged_manifest(patient):
     (patient.data_dir / "manifest.json").write_text('{"splits": {}}')
-    with pytest.raises(UserError, match=r"manifest.json is damaged .*: write the folder again with `python -m preprocessing.task"):
-        doctor.check_rows(patient)
+    with pytest.raises(UserError, match=r"manifest.json is damaged \(it has no 'train'\): restore it from a copy"):
+        doctor.check_schema(patient)
 
 
 def test_a_schema_edited_after_preprocessing(patient):
@@ -273,33 +277,83 @@ def test_a_schema_edited_after_preprocessing(patient):
     assert "was edited after preprocessing" in str(error.value) and f"run `{WRITTEN_BY} --overwrite`" in str(error.value)
 
 
-def test_an_empty_split(patient):
-    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(rows=0, positives=0, files=[]))
-    with pytest.raises(UserError, match=f"split 'valid' of .* has no rows: .*`{WRITTEN_BY} --overwrite`"):
-        doctor.check_rows(patient)
+def with_splits(patient, **changes):
+    """The patient with other entries of splits in the manifest; "unlabelled" is that of the first of two files too."""
+    def change(manifest):
+        for name, entries in changes.items():
+            split = manifest["splits"][name]
+            split.update(entries)
+            if "unlabelled" in entries:
+                for file in split["files"]:
+                    file["unlabelled"] = entries["unlabelled"] // 2
+
+    edit_manifest(patient.data_dir, change)
+    return dataclasses.replace(patient)
 
 
-def test_a_split_of_one_class(patient):
-    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(positives=0))
-    with pytest.raises(UserError, match=f"split 'valid' of .* has 0 clicks in 32 rows with a label, one class.*`{WRITTEN_BY} --overwrite`"):
+EMPTY = {"rows": 0, "positives": 0, "files": []}
+
+
+def test_an_empty_training_split(patient):
+    with pytest.raises(UserError, match=f"split 'train' of .* has no rows: .*`{WRITTEN_BY} --overwrite`"):
+        doctor.check_rows(with_splits(patient, train=EMPTY))
+
+
+def test_an_empty_validation_split(patient):
+    with pytest.raises(UserError, match=f"the validation split has no rows with a label, .*`{WRITTEN_BY} --overwrite`"):
+        doctor.check_rows(with_splits(patient, valid=EMPTY))
+
+
+def test_an_empty_test_split_is_a_warning_as_training_does_not_read_it(patient):
+    with pytest.raises(Concern, match=r"^train 64 .*, test 0 \(no labels\): the test split has no label: evaluate with --split=valid"):
+        doctor.check_rows(with_splits(patient, test=EMPTY))
+
+
+def test_a_validation_split_of_one_class(patient):
+    patient = with_splits(patient, valid={"positives": 0})
+    with pytest.raises(UserError, match=f"has 0 clicks in 32 rows with a label, so its AUC is undefined: .*`{WRITTEN_BY} --overwrite`"):
         doctor.check_rows(patient)
+    with pytest.raises(Concern, match="valid 32 .*: the labels of split valid are of one class"):
+        doctor.check_rows(dataclasses.replace(patient, assignments=("finetune.monitor=logloss",)))
+
+
+def test_a_training_split_of_one_class_is_a_warning(patient):
+    with pytest.raises(Concern, match="the labels of split train are of one class"):
+        doctor.check_rows(with_splits(patient, train={"positives": 64}))
+
+
+def test_training_rows_without_labels_are_for_pretraining(patient):
+    patient = with_splits(patient, train={"positives": 0, "unlabelled": 64})
+    with pytest.raises(Concern, match="no training row has a label, so there is only pre-training"):
+        doctor.check_rows(patient)
+    with pytest.raises(UserError, match="none of the 64 training rows has a label, and fine-tuning learns from labels"):
+        doctor.check_rows(dataclasses.replace(patient, from_scratch=True))
 
 
 def test_rows_without_label_are_no_rows_without_click(patient):
     clicks = patient.manifest["splits"]["valid"]["positives"]
-    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(unlabelled=32 - clicks))
-    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["train"].update(unlabelled=16, positives=12))
-    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["test"].update(unlabelled=32, positives=0))
-    again = dataclasses.replace(patient)
-    with pytest.raises(UserError, match=f"split 'valid' of .* has {clicks} clicks in {clicks} rows with a label, one class"):
-        doctor.check_rows(again)
-    edit_manifest(patient.data_dir, lambda manifest: manifest["splits"]["valid"].update(unlabelled=0))
-    said = doctor.check_rows(dataclasses.replace(patient))
-    assert "train 64 (25.00% clicks, 48 with a label)" in said and "test 32 (no labels)" in said and f"valid 32 ({clicks / 32:.2%} clicks)" in said
+    patient = with_splits(patient, train={"positives": 12, "unlabelled": 16})
+    assert f"train 64 (25.00% clicks, 48 with a label), valid 32 ({clicks / 32:.2%} clicks), test" in doctor.check_rows(patient)
+    patient = with_splits(patient, valid={"positives": 8, "unlabelled": 24})
+    with pytest.raises(UserError, match="has 8 clicks in 8 rows with a label, so its AUC is undefined"):
+        doctor.check_rows(patient)
+
+
+def test_rows_and_memory_are_those_of_the_share_of_labels_that_is_used(patient, monkeypatch):
+    rows = {}
+    predict = memory.predict
+    monkeypatch.setattr(memory, "predict", lambda stage, config, schema, of_splits: rows.update({stage: of_splits["train"]}) or
+                        predict(stage, config, schema, of_splits))
+    patient = dataclasses.replace(patient, assignments=("input.label_share=0.5",))
+    found = re.search(r"train 64 \(.*, (\d+) with a label\)", doctor.check_rows(patient))
+    doctor.check_memory(patient)
+    assert 0 < int(found[1]) < 64 and rows == {"pretrain": 64, "finetune": int(found[1])}
 
 
 def test_fields_that_training_leaves_unread(tmp_path, patient):
     assert doctor.check_fields(patient) == "training reads all 3"
+    ignoring = dataclasses.replace(patient, assignments=("model.ignored_fields=[hour]",))
+    assert doctor.check_fields(ignoring) == "training reads 2 of 3, as model.ignored_fields leaves out hour"
     folder = write_folder_of_all_kinds(tmp_path / "kinds", rows=64)
     with pytest.raises(Concern, match="^image would be left unread"):
         doctor.check_fields(Patient(data_dir=folder))
@@ -436,7 +490,84 @@ def test_other_settings_than_the_checkpoints(patient):
 def test_no_pretraining_to_start_from(patient):
     with pytest.raises(Concern, match="first run `python -m trainer.task --stage=pretrain .*`, or fine-tune with --from_scratch"):
         doctor.check_start(patient)
-    assert doctor.check_start(dataclasses.replace(patient, needs_pretraining=False)) == "without pre-training"
+    assert doctor.check_start(dataclasses.replace(patient, from_scratch=True)) == "without pre-training"
+
+
+def test_settings_of_a_start_that_is_not_made(patient):
+    patient = dataclasses.replace(patient, from_scratch=True, assignments=("finetune.transfer=embeddings",))
+    with pytest.raises(UserError, match="finetune.transfer=embeddings .* has no meaning with --from_scratch"):
+        doctor.check_start(patient)
+
+
+def test_another_start_than_that_of_the_run(patient):
+    trained(patient, "finetune", origin="finetune 0123456789abcdef")
+    with pytest.raises(UserError, match="holds a run that started from finetune 0123456789abcdef, and this call would start from random"):
+        doctor.check_start(dataclasses.replace(patient, from_scratch=True))
+
+
+# --init_from.
+
+
+@pytest.fixture
+def nightly(patient, tmp_path):
+    """A patient that is to start from an earlier model of the same data, which has a checkpoint of fine-tuning."""
+    earlier = dataclasses.replace(patient, model_dir=tmp_path / "old")
+    trained(earlier, "finetune")
+    keep_vocabularies(DataFolder.open(patient.data_dir), earlier.model_dir)
+    return dataclasses.replace(patient, init_from=earlier.model_dir)
+
+
+def test_an_earlier_model_to_start_from(nightly):
+    assert doctor.check_start(nightly) == f"an earlier model, {nightly.init_from}/finetune/checkpoints/epoch-0001"
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (["--set", "model.kind=fm"], "--init_from absent carries over models of `model.kind: dgenctr` alone, received `model.kind: fm`"),
+    ([], "--init_from absent has no checkpoint of stage finetune")])
+def test_an_earlier_model_that_training_refuses(patient, more, said, capsys):
+    for folders in ([], ["--data_dir", str(patient.data_dir), "--model_dir", str(patient.model_dir)]):
+        assert task.main(["--stage=doctor", "--init_from", "absent", *folders, *more]) == 1
+        assert f"fail fine-tuning    {said}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("assignment", "said"), [
+    ("model.embedding_dim=8", "has another network .* give its configuration with --config"),
+    ("model.ignored_fields=[hour]", "backbone 'dcn' reads the fields at fixed places"),
+    ("finetune.transfer=embeddings", "has no meaning with --init_from")])
+def test_settings_that_an_earlier_model_does_not_fit(nightly, assignment, said):
+    with pytest.raises(UserError, match=said):
+        doctor.check_start(dataclasses.replace(nightly, assignments=(assignment,)))
+
+
+def test_an_earlier_model_that_is_damaged(nightly):
+    checkpoint = StageCheckpoints(nightly.init_from, "finetune").best()
+    (checkpoint / "model.data-00000-of-00001").write_bytes(b"tensorS")
+    with pytest.raises(UserError, match=f"checkpoint {checkpoint} is damaged \\(model.data.*\\): restore it from a copy"):
+        doctor.check_start(nightly)
+
+
+def test_an_earlier_model_without_fine_tuning_is_a_start_of_pretraining_alone(nightly):
+    (nightly.init_from / "finetune").rename(nightly.init_from / "pretrain")
+    with pytest.raises(Concern, match="has no checkpoint of stage finetune: .*; pre-training can start from .*epoch-0001"):
+        doctor.check_start(nightly)
+
+
+def test_an_earlier_model_waits_for_sound_data(nightly):
+    (nightly.data_dir / "manifest.json").write_text("{")
+    findings = {finding.check: finding for finding in doctor.diagnose(nightly)}
+    assert (findings["fine-tuning"].status, findings["fine-tuning"].text) == ("skip", "needs data: rows")
+
+
+def test_a_run_that_started_from_an_earlier_model_goes_on(nightly):
+    trained(nightly, "finetune", origin=EarlierModel(nightly.init_from, "finetune").origin)
+    assert doctor.check_start(nightly).startswith("goes on from an earlier model, ")
+    with pytest.raises(UserError, match="holds a run that started from an earlier model"):
+        doctor.check_start(dataclasses.replace(nightly, init_from=None, from_scratch=True))
+
+
+def test_two_starts_are_refused_as_by_training(capsys):
+    assert task.main(["--stage=doctor", "--init_from", "old", "--from_scratch"]) == 2
+    assert "two different starts" in capsys.readouterr().err
 
 
 def test_a_folder_without_checkpoints_has_nothing_to_check(patient):

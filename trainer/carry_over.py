@@ -228,28 +228,50 @@ def _moves(earlier: Schema, now: Schema, folder_before: Path, folder_now: Path) 
     return moves
 
 
+@dataclass(frozen=True)
+class Plan:
+    """What is carried where, as the configuration, the earlier model folder and the data folder tell.
+
+    Attributes:
+      before: the earlier schema.
+      places: of the tokens (`match_fields`).
+      moves: of the rows.
+    """
+
+    before: Schema
+    places: list[int]
+    moves: list[_Move]
+
+
+def plan(earlier: EarlierModel, config: Config, data: DataFolder) -> Plan:
+    """Finds out what could be carried over, without reading a variable.
+
+    Raises:
+      UserError: another network, fields that do not match (`match_fields`), or vocabularies that are missing or broken.
+    """
+    earlier.require_network(config)
+    folder, schema = earlier.vocabularies(), earlier.schema()
+    places = match_fields(schema, data.schema, config.model.backbone)
+    return Plan(schema, places, _moves(schema, data.schema, folder, data.path))
+
+
 def carry_over(model: ClickModel, earlier: EarlierModel, config: Config, data: DataFolder) -> None:
     """Loads every variable of the earlier model into `model`, the rows of fields and values at their new places.
 
     A field that the earlier model did not have keeps its random start.
 
     Raises:
-      UserError: another network, fields that do not match (`match_fields`), vocabularies that are missing or broken, or a
-        checkpoint whose variables do not fit. Nothing is loaded then.
+      UserError: as `plan`, or a checkpoint whose variables do not fit. Nothing is loaded then.
     """
-    earlier.require_network(config)
-    folder = earlier.vocabularies()
-    schema = earlier.schema()
-    places = match_fields(schema, data.schema, config.model.backbone)
-    moves = _moves(schema, data.schema, folder, data.path)
+    planned = plan(earlier, config, data)
     variables = model.named_variables()
-    stored = open_checkpoint(earlier.best, {name: _earlier_shape(model, variable, schema) for name, variable in variables.items()})
+    stored = open_checkpoint(earlier.best, {name: _earlier_shape(model, variable, planned.before) for name, variable in variables.items()})
     names = {id(variable): name for name, variable in variables.items()}
     table = names[id(model.embedding.table)]
     masks = stored(names[id(own)]) if (own := model.embedding.mask_variable) is not None else np.zeros((1, model.embedding.dim), np.float32)
 
-    _carry_table(model, moves, stored(table), masks if getattr(config, model.stage).new_rows == "mask" else None)
-    tokens = np.array([*places, len(schema.token_fields)])  # the label's token is the last one
+    _carry_table(model, planned.moves, stored(table), masks if getattr(config, model.stage).new_rows == "mask" else None)
+    tokens = np.array([*planned.places, len(planned.before.token_fields)])  # the label's token is the last one
     for name in variables.keys() - {table}:
         variable = variables[name]
         if variable is model.embedding.rare_rows:
@@ -259,7 +281,7 @@ def carry_over(model: ClickModel, earlier: EarlierModel, config: Config, data: D
             variable.scatter_update(tf.IndexedSlices(stored(name)[tokens[known]], known))
         else:
             variable.assign(stored(name))
-    _report(earlier, schema, data.schema, moves)
+    _report(earlier, planned.before, data.schema, planned.moves)
 
 
 def _sources(before: TableField, now: TableField, folder_before: Path, folder_now: Path) -> RowSources:

@@ -55,18 +55,23 @@ class Patient:
     """What is examined: the flags of the call, and what the first checks have read.
 
     Attributes:
-      data_dir, model_dir: None where the flag was not given.
+      data_dir, model_dir, init_from: None where the flag was not given.
       config_path, assignments: as for training.
-      needs_pretraining: whether fine-tuning is meant to start from pre-training.
+      from_scratch: whether fine-tuning is meant to start from random parameters.
       allow_changes: whether a stage that has begun may go on with other settings.
     """
 
     data_dir: Path | None = None
     model_dir: Path | None = None
+    init_from: Path | None = None
     config_path: str | None = None
     assignments: tuple[str, ...] = ()
-    needs_pretraining: bool = True
+    from_scratch: bool = False
     allow_changes: bool = False
+
+    @property
+    def needs_pretraining(self) -> bool:
+        return not (self.from_scratch or self.init_from)
 
     def command(self, stage: str) -> str:
         """What the user types to run a stage on these folders."""
@@ -102,20 +107,16 @@ class Patient:
 
     @cached_property
     def manifest(self) -> dict:
-        path = self.given(self.data_dir, "--data_dir") / "manifest.json"
-        try:
-            manifest = json.loads(path.read_text(encoding="utf-8"))
-            _ = [manifest["splits"][split]["files"] for split in ("train", "valid", "test")]
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error}): write the folder again with `{self.preprocessing}`") from error
-        return manifest
+        from preprocessing.schema import read_manifest
+
+        return read_manifest(self.given(self.data_dir, "--data_dir"))
 
     @cached_property
     def data(self):
         """The data folder as training sees it (`trainer.input.DataFolder`)."""
-        from trainer.input import DataFolder
+        from trainer.loop import open_data
 
-        return DataFolder(self.data_dir, self.schema, self.manifest)
+        return open_data(self.given(self.data_dir, "--data_dir"), self.config)
 
     @property
     def existing_model_dir(self) -> Path:
@@ -288,35 +289,47 @@ def check_schema(patient: Patient) -> str:
 
 
 def check_rows(patient: Patient) -> str:
-    splits = patient.manifest["splits"]
-    for name, split in splits.items():
-        if not split["rows"]:
-            raise UserError(f"split {name!r} of {patient.data_dir} has no rows: change `split` in your schema file (beside "
-                            f"--transform_from: give --split) and run `{patient.preprocessing}`")
-    for name in ("train", "valid"):
-        positives, labelled = splits[name]["positives"], _labelled(splits[name])
-        if positives in (0, labelled):
-            raise UserError(f"split {name!r} of {patient.data_dir} has {positives:,} clicks in {labelled:,} rows with a label, one "
-                            "class, so nothing can be learnt or judged: correct `label`, or make the split larger, in your schema "
-                            f"file and run `{patient.preprocessing}`")
-    return ", ".join(f"{name} {_describe_split(split)}" for name, split in splits.items())
+    """What training refuses fails; what it takes and is unusual is a concern."""
+    from trainer.refusals import refuse_one_class, refuse_unlabelled
+
+    data = patient.data
+    if not data.rows("train"):
+        raise UserError(f"split 'train' of {patient.data_dir} has no rows: change `split` in your schema file (beside "
+                        f"--transform_from: give --split) and run `{patient.preprocessing}`")
+    try:
+        refuse_one_class(data, patient.config)
+        if not patient.needs_pretraining:
+            refuse_unlabelled("finetune", data)
+    except UserError as error:
+        raise UserError(f"{error}; {patient.data_dir} is written again by `{patient.preprocessing}`") from error
+    described = ", ".join(f"{name} {_describe_split(data, name)}" for name in patient.manifest["splits"])
+    if unusual := _unusual_labels(data):
+        raise Concern(f"{described}: {'; '.join(unusual)}")
+    return described
 
 
-def _labelled(split: dict) -> int:
-    return split["rows"] - split.get("unlabelled", 0)
+def _unusual_labels(data) -> list[str]:
+    found = [f"the labels of split {name} are of one class" for name in ("train", "valid")
+             if data.labelled(name) and data.positives(name) in (0, data.labelled(name))]
+    found += ["no training row has a label, so there is only pre-training"] * (not data.labelled("train"))
+    found += ["the test split has no label: evaluate with --split=valid"] * (not data.labelled("test"))
+    return found
 
 
-def _describe_split(split: dict) -> str:
-    labelled = _labelled(split)
-    clicks = f"{split['positives'] / labelled:.2%} clicks" if labelled else "no labels"
-    return f"{split['rows']:,} ({clicks}{f', {labelled:,} with a label' if 0 < labelled < split['rows'] else ''})"
+def _describe_split(data, name: str) -> str:
+    rows, labelled = data.rows(name), data.labelled(name)
+    clicks = f"{data.positives(name) / labelled:.2%} clicks" if labelled else "no labels"
+    return f"{rows:,} ({clicks}{f', {labelled:,} with a label' if 0 < labelled < rows else ''})"
 
 
 def check_fields(patient: Patient) -> str:
-    unread = patient.data.unread_fields
+    count, ignored, unread = len(patient.schema.fields), patient.config.model.ignored_fields, patient.read_schema.vector_fields
     if unread:
-        raise Concern(f"{', '.join(unread)} would be left unread, as models read no fields with a vector a row yet: nothing to mend")
-    return f"training reads all {len(patient.schema.fields)}"
+        names = ", ".join(field.name for field in unread)
+        raise Concern(f"{names} would be left unread, as models read no fields with a vector a row yet: nothing to mend")
+    if ignored:
+        return f"training reads {count - len(ignored)} of {count}, as model.ignored_fields leaves out {', '.join(ignored)}"
+    return f"training reads all {count}"
 
 
 def check_files(patient: Patient) -> str:
@@ -503,18 +516,64 @@ def check_same_settings(patient: Patient) -> str:
 
 def check_start(patient: Patient) -> str:
     """Whether fine-tuning will find something to start from."""
-    from trainer.checkpoints import StageCheckpoints
-    from trainer.refusals import refuse_pretraining_a_baseline
+    from trainer.checkpoints import RANDOM, StageCheckpoints
+    from trainer.refusals import refuse_idle_start, refuse_pretraining_a_baseline
 
-    model_dir = patient.given(patient.model_dir, "--model_dir")
-    refuse_pretraining_a_baseline("finetune", patient.config, from_scratch=not patient.needs_pretraining, init_from=None)
-    if not patient.needs_pretraining:
+    for refuse in (refuse_pretraining_a_baseline, refuse_idle_start):
+        refuse("finetune", patient.config, patient.from_scratch, patient.init_from)
+    if patient.init_from:
+        return _check_earlier_model(patient)
+    if patient.from_scratch:
+        _has_begun(patient, RANDOM)
         return "without pre-training"
+    model_dir = patient.given(patient.model_dir, "--model_dir")
     best = StageCheckpoints(model_dir, "pretrain").best()
     if best is None:
         raise Concern(f"{model_dir} holds no pre-training that fine-tuning could start from: first run "
                       f"`{patient.command('pretrain')}`, or fine-tune with --from_scratch")
     return f"pre-training, {best.name}"
+
+
+def _check_earlier_model(patient: Patient) -> str:
+    """Whether the model of --init_from can be carried over; a run that has begun from it has done so."""
+    from trainer.carry_over import EarlierModel, plan
+    from trainer.checkpoints import OPTIMIZER, RAW, StageCheckpoints, damage
+    from trainer.runtime import resolved
+
+    pretrained = StageCheckpoints(patient.init_from, "pretrain").best()
+    try:
+        earlier = EarlierModel(patient.init_from, "finetune")
+    except UserError as error:
+        if pretrained is None:
+            raise
+        raise Concern(f"{error}; pre-training can start from {pretrained}") from error
+    if _has_begun(patient, earlier.origin):
+        return f"goes on from an earlier model, {earlier.best}"
+    config = resolved(patient.config)
+    earlier.require_network(config)
+    if broken := damage(earlier.best, only=lambda name: not name.startswith((OPTIMIZER, RAW))):
+        raise UserError(f"--init_from: checkpoint {earlier.best} is damaged ({broken}): restore it from a copy, or give another model")
+    try:
+        data = patient.data
+    except UserError as error:
+        raise Inapplicable("needs data: rows") from error
+    plan(earlier, config, data)
+    return f"an earlier model, {earlier.best}"
+
+
+def _has_begun(patient: Patient, origin: str) -> bool:
+    """Whether the model folder holds a fine-tuning, which must have started from `origin`."""
+    from trainer.checkpoints import StageCheckpoints
+    from trainer.refusals import require_same_run
+    from trainer.runtime import resolved
+
+    if patient.model_dir is None:
+        return False
+    checkpoints = StageCheckpoints(patient.model_dir, "finetune")
+    last = checkpoints.last()
+    if last:  # its settings are another check's
+        require_same_run(checkpoints, last, resolved(patient.config), origin, generator=None, allow_changes=True)
+    return last is not None
 
 
 @dataclass(frozen=True)
@@ -536,15 +595,15 @@ CHECKS = (
     Check("serving port", check_port),
     Check("settings", check_settings),
     Check("data: schema", check_schema),
-    Check("data: rows", check_rows, needs=("data: schema",)),
+    Check("data: fields", check_fields, needs=("data: schema", "settings")),
     Check("data: files", check_files, needs=("data: schema",)),
-    Check("data: fields", check_fields, needs=("tensorflow", "data: schema")),
+    Check("data: rows", check_rows, needs=("tensorflow", "data: schema", "data: fields", "data: files")),
     Check("memory", check_memory, needs=("tensorflow", "settings", "data: schema", "data: rows")),
     Check("disk", check_disk, needs=("tensorflow", "settings", "data: schema")),
     Check("model folder", check_model_folder),
     Check("checkpoints", check_checkpoints, needs=("tensorflow", "model folder")),
     Check("same settings", check_same_settings, needs=("tensorflow", "settings", "model folder")),
-    Check("fine-tuning", check_start, needs=("tensorflow", "settings", "model folder")),
+    Check("fine-tuning", check_start, needs=("tensorflow", "settings")),
 )
 
 

@@ -90,7 +90,7 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
     began = time.monotonic() if began is None else began
     distribution = distribution or Distribution()
     config = resolved(config)
-    model_dir, data = Path(model_dir), _opened(data_dir, config)
+    model_dir, data = Path(model_dir), open_data(data_dir, config)
     refuse_foreign_folder(model_dir)
     refuse_pretraining_a_baseline(stage, config, from_scratch, init_from)
     refuse_idle_start(stage, config, from_scratch, init_from)
@@ -106,7 +106,8 @@ def train(stage: Stage, config: Config, data_dir: str | Path, model_dir: str | P
         raise
 
 
-def _opened(data_dir: str | Path, config: Config) -> DataFolder:
+def open_data(data_dir: str | Path, config: Config) -> DataFolder:
+    """The data folder as far as the configuration lets a model see it."""
     return DataFolder.open(data_dir).with_label_share(config.input.label_share).without(config.model.ignored_fields)
 
 

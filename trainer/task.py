@@ -157,16 +157,16 @@ def _examine(arguments: argparse.Namespace) -> int:
     from trainer.doctor import Patient, examine
 
     folders = {name: Path(value) if value else None for name, value in
-               (("data_dir", arguments.data_dir), ("model_dir", arguments.model_dir))}
+               (("data_dir", arguments.data_dir), ("model_dir", arguments.model_dir), ("init_from", arguments.init_from))}
     return examine(Patient(**folders, config_path=arguments.config, assignments=tuple(arguments.assignments),
-                           needs_pretraining=not (arguments.from_scratch or arguments.init_from),
-                           allow_changes=arguments.allow_changes))
+                           from_scratch=arguments.from_scratch, allow_changes=arguments.allow_changes))
 
 
 def run(argv: Sequence[str]) -> int | None:
     began = time.monotonic()
     arguments = _parse(argv)
     if arguments.stage == "doctor" and not arguments.print_config:
+        _refuse_two_meanings(arguments)
         return _examine(arguments)
     # Only now, as the doctor also examines an environment in which these cannot be imported.
     from trainer.config import load_config
