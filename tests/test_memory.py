@@ -11,6 +11,8 @@ from data_folders import tiny_schema
 
 from preprocessing.errors import UserError
 from trainer import memory
+from trainer.backbones import BACKBONES
+from trainer.baselines import NETWORKS
 from trainer.config import load_config
 from trainer.memory import available_bytes, checkpoint_bytes, parameter_counts, predict, refusal, require_memory
 from trainer.models import build_model
@@ -27,7 +29,7 @@ def parts(stage, schema, *assignments, resumed=False):
 
 
 @pytest.mark.parametrize("assignments", [
-    [], ["model.backbone=hstu"], ["model.dcn.hidden_units=[]"], ["model.dcn.cross_layers=0", "model.dcn.batch_norm=false"],
+    *([f"model.kind={name}"] for name in NETWORKS), *([f"model.backbone={name}"] for name in BACKBONES), ["model.dcn.hidden_units=[]"], ["model.dcn.cross_layers=0", "model.dcn.batch_norm=false"],
     ["model.backbone=hstu", "model.hstu.layers=3", "model.embedding_dim=5"],
     ["model.backbone=transformer", "model.transformer.layers=3", "model.transformer.feed_forward=7", "model.embedding_dim=5"],
     ["model.backbone=mlp", "model.mlp.hidden_units=[6, 5]"], ["model.backbone=mlp", "model.mlp.batch_norm=false"],
@@ -35,7 +37,7 @@ def parts(stage, schema, *assignments, resumed=False):
     ["model.scoring.hidden_units=7", "diffusion.loss_weights=learned"],
     ["model.scoring.hidden_units=7", "model.scoring.function=shared", "model.backbone=hstu", "diffusion.loss_weights=learned_queries"],
     ["model.scoring.hidden_units=7", "model.backbone=hstu", "diffusion.label=absent", "diffusion.loss_weights=learned_reversed"],
-    ["model.kind=lr"], ["model.kind=fm"], ["model.kind=deepfm", "model.mlp.hidden_units=[6, 5]"], ["model.kind=mlp"],
+    ["model.kind=deepfm", "model.mlp.hidden_units=[6, 5]"],
     ["model.kind=dcn_v2", "model.dcn.batch_norm=false"], ["model.kind=dcn_v2", "model.dcn.cross_layers=0"],
     ["model.kind=finalmlp", "model.finalmlp.first.gate_fields=[user, hour]", "model.finalmlp.second.hidden_units=[10]"]])
 def test_parameters_are_counted_as_the_model_has_them(assignments):
