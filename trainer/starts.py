@@ -38,6 +38,8 @@ def start_of(stage: Stage, config: Config, data: DataFolder, model_dir: Path, fr
 
 
 class FromRandom:
+    """Leaves the parameters as they were drawn."""
+
     origin = RANDOM
 
     def __init__(self, stage: Stage):
