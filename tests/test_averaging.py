@@ -197,7 +197,7 @@ def test_continuing_with_an_average_that_was_not_kept_is_refused(tmp_path):
 def test_several_devices_are_refused():
     strategy = tf.distribute.MirroredStrategy(["CPU:0"])
     with pytest.raises(UserError, match="finetune.averaging is kept by one process on one device"):
-        require_one_device(Synchronous(strategy), "finetune")
+        require_one_device(Synchronous(strategy).is_single, "finetune")
 
 
 def test_a_stopped_run_ends_with_the_same_weights_and_exports_the_averages(tmp_path):

@@ -17,7 +17,8 @@ from trainer.baselines.finalmlp import BilinearFusion, FeatureGate
 from trainer.baselines.model import Baseline
 from trainer.checkpoints import load_trained
 from trainer.config import load_config
-from trainer.doctor import Patient, check_start
+from trainer.doctor.model_folder import check_start
+from trainer.doctor.patient import Patient
 from trainer.input import DataFolder
 from trainer.loop import train
 from trainer.memory import parameter_counts, predict

@@ -503,10 +503,11 @@ def connect(cluster: Cluster | None, devices: str | None, table_rows: int) -> Di
     Raises:
       UserError: both are given, or the devices are not there.
     """
-    if cluster is None:
-        return Distribution() if devices is None else Synchronous(tf.distribute.MirroredStrategy(_local_devices(devices)))
     if devices is not None:
-        raise UserError(f"--devices {devices} is for one machine, and {TF_CONFIG} is set: with it every worker uses all its GPUs")
+        require_one_machine(cluster, devices)
+        return _on_devices(local_devices(devices))
+    if cluster is None:
+        return Distribution()
     print(f"{cluster}: waiting for the other tasks", flush=True)
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     if cluster.has_servers:
@@ -527,18 +528,31 @@ def _sharding_only(table_rows: int, servers: int) -> Callable:
     return partition
 
 
-def _local_devices(devices: str) -> list[str]:
+def local_devices(devices: str) -> list[str]:
+    """Names of the devices of this machine that --devices asks for, such as GPU:0.
+
+    Raises:
+      UserError: it asks for nothing, or for GPUs that TensorFlow does not find.
+    """
     kind, _, count = devices.partition(":")
     if kind not in ("gpus", "cpus") or not (count.isdigit() and int(count) or devices == "gpus"):
         raise UserError(f"--devices {devices!r}: expected gpus, gpus:N, or cpus:N")
-    if kind == "gpus":
-        found = tf.config.list_physical_devices("GPU")
-        wanted = int(count) if count else max(len(found), 1)
-        if wanted > len(found):
-            raise UserError(f"--devices {devices}: TensorFlow finds {len(found)} GPUs on this machine (see `nvidia-smi` and the "
-                            "CUDA libraries, `pip install tensorflow[and-cuda]`); leave --devices away to train on the processor")
-    else:
-        wanted = int(count)
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * wanted)
+    found = len(tf.config.list_physical_devices("GPU"))
+    wanted = int(count) if count else max(found, 1)
+    if kind == "gpus" and wanted > found:
+        raise UserError(f"--devices {devices}: TensorFlow finds {found} GPUs on this machine (see `nvidia-smi` and the "
+                        "CUDA libraries, `pip install tensorflow[and-cuda]`); leave --devices away to train on the processor")
     return [f"{kind[:-1].upper()}:{number}" for number in range(wanted)]
+
+
+def require_one_machine(cluster: Cluster | None, devices: str) -> None:
+    """Refuses --devices in a cluster."""
+    if cluster is not None:
+        raise UserError(f"--devices {devices} is for one machine, and {TF_CONFIG} is set: with it every worker uses all its GPUs")
+
+
+def _on_devices(names: list[str]) -> Synchronous:
+    if names[0].startswith("CPU"):
+        processor = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(processor, [tf.config.LogicalDeviceConfiguration()] * len(names))
+    return Synchronous(tf.distribute.MirroredStrategy(names))

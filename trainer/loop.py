@@ -170,7 +170,7 @@ def _built(stage: Stage, config: Config, data: DataFolder, distribution: Distrib
     model, settings = build_model(data.schema, config, stage, data.field_frequencies, data.click_rate), getattr(config, stage)
     model.optimizer = _optimizer(model, settings)
     if settings.averaging:
-        require_one_device(distribution, stage)
+        require_one_device(distribution.is_single, stage)
         model.average = WeightAverage(model, settings.averaging)
     return model
 

@@ -7,7 +7,6 @@ from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, network_differences, schema_differences
 from trainer.click_model import Stage
 from trainer.config import Config, FinetuneConfig, uses_labels
-from trainer.distribute import Distribution
 from trainer.input import DataFolder
 
 ENVIRONMENT_FILE = "environment.json"  # written first, so that it marks a folder as a model folder
@@ -71,14 +70,16 @@ def refuse_idle_start(stage: Stage, config: Config, from_scratch: bool, init_fro
                             "of them out")
 
 
-def require_one_device(distribution: Distribution, stage: Stage) -> None:
-    if not distribution.is_single:
+def require_one_device(is_single: bool, stage: Stage) -> None:
+    """Refuses an average of weights where a stage is not trained by one process on one device."""
+    if not is_single:
         raise UserError(f"{stage}.averaging is kept by one process on one device: train without TF_CONFIG and --devices, or set it "
                         "to 0")
 
 
-def require_one_process(distribution: Distribution, init_from: str | Path) -> None:
-    if not distribution.is_single:
+def require_one_process(is_single: bool, init_from: str | Path) -> None:
+    """Refuses to carry an earlier model over in several processes."""
+    if not is_single:
         raise UserError(f"--init_from {init_from} carries rows over in one process: start without TF_CONFIG and --devices, stop it by "
                         "Ctrl-C after the first step, which saves a checkpoint, and continue with the same command in the cluster")
 

@@ -72,6 +72,6 @@ class FromEarlierModel:
         self.origin = earlier.origin
 
     def begin(self, model: ClickModel) -> bool:
-        require_one_process(self._distribution, self._earlier.model_dir)
+        require_one_process(self._distribution.is_single, self._earlier.model_dir)
         carry_over(model, self._earlier, self._config, self._data)
         return self._earlier.masks_known

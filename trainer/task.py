@@ -154,12 +154,15 @@ def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began
 
 
 def _examine(arguments: argparse.Namespace) -> int:
-    from trainer.doctor import Patient, examine
+    from trainer.doctor.diagnosis import examine
+    from trainer.doctor.patient import Patient
 
     folders = {name: Path(value) if value else None for name, value in
-               (("data_dir", arguments.data_dir), ("model_dir", arguments.model_dir), ("init_from", arguments.init_from))}
+               (("data_dir", arguments.data_dir), ("model_dir", arguments.model_dir), ("init_from", arguments.init_from),
+                ("export_dir", arguments.export_dir))}
     return examine(Patient(**folders, config_path=arguments.config, assignments=tuple(arguments.assignments),
-                           from_scratch=arguments.from_scratch, allow_changes=arguments.allow_changes))
+                           from_scratch=arguments.from_scratch, allow_changes=arguments.allow_changes, devices=arguments.devices,
+                           keep=arguments.keep, label=arguments.label))
 
 
 def run(argv: Sequence[str]) -> int | None:
