@@ -4,14 +4,14 @@ import os
 import sys
 import tempfile
 
-PYTHON_VERSIONS = ((3, 10), (3, 13))
+PYTHON_VERSIONS = ((3, 11), (3, 13))
 
 
 def require() -> None:
     """Selects Keras 2 (`tf_keras`) before TensorFlow loads, or explains in one sentence why that is impossible.
 
     Raises:
-      ImportError: Python is outside 3.10 to 3.13, or TensorFlow was imported first with Keras 3.
+      ImportError: Python is outside 3.11 to 3.13, or TensorFlow was imported first with Keras 3.
     """
     lowest, highest = PYTHON_VERSIONS
     if not lowest <= sys.version_info[:2] <= highest:

@@ -8,14 +8,13 @@ import hashlib
 import json
 import keyword
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, PrivateAttr, field_validator, model_validator
 from pydantic import Field as Setting
-from typing_extensions import Self
 
 from preprocessing.errors import UserError
 from preprocessing.settings import read_mapping, require_mapping, validate
@@ -267,7 +266,7 @@ class TimeSplit(_Frozen):
 
 
 def _microseconds(date: datetime) -> float:
-    return (date if date.tzinfo else date.replace(tzinfo=timezone.utc)).timestamp() * 1e6
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() * 1e6
 
 
 class ColumnSplit(_Frozen):

@@ -31,7 +31,7 @@ class Authority:
         return certificate, key_file
 
     def _signed(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, extension: x509.ExtensionType) -> bytes:
-        now, day = datetime.datetime.now(datetime.timezone.utc), datetime.timedelta(days=1)
+        now, day = datetime.datetime.now(datetime.UTC), datetime.timedelta(days=1)
         builder = x509.CertificateBuilder(
             self._name, subject, key.public_key(), x509.random_serial_number(), now - day, now + day
         )

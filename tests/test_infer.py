@@ -3,7 +3,7 @@
 import gzip
 import json
 import shlex
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +71,7 @@ def shop_log() -> dict[str, list]:
     tags = [";".join(sorted(set(rng.choice(["red", "blue", "xl"], rng.integers(1, 4))))) for _ in range(ROWS)]
     vectors = [" ".join(f"{x:.2f}" for x in rng.normal(size=3)) for _ in range(ROWS)]
     prices = [f"{price:.2f}" for price in rng.lognormal(2, 1, ROWS)]
-    start = datetime(2026, 3, 1, tzinfo=timezone.utc).timestamp()
+    start = datetime(2026, 3, 1, tzinfo=UTC).timestamp()
     return {
         "request_id": [f"r{row:05d}" for row in range(ROWS)],
         "event_time": [int(start + row * 600) for row in range(ROWS)],
@@ -132,7 +132,7 @@ def test_the_split_is_by_time_at_round_times(shop):
     # 1,200 rows, one each ten minutes from March 1: 80% of them before 16:00 of March 7, 90% before 12:00 of March 8.
     split = shop[0].split
     assert isinstance(split, TimeSplit) and split.column == "event_time"
-    limits = datetime(2026, 3, 7, 16, tzinfo=timezone.utc), datetime(2026, 3, 8, 12, tzinfo=timezone.utc)
+    limits = datetime(2026, 3, 7, 16, tzinfo=UTC), datetime(2026, 3, 8, 12, tzinfo=UTC)
     assert (split.valid_from, split.test_from) == limits
     assert "train 960 rows" in shop[1] and "valid 120 rows" in shop[1] and "test 120 rows" in shop[1]
 

@@ -96,7 +96,7 @@ def test_unsupported_python_is_explained_in_one_sentence(package):
     done = _python(f"import sys; sys.version_info = (3, 14, 0, 'final', 0); import {package}")
     assert done.returncode != 0
     assert _last_line(done) == (
-        "ImportError: dgenctr needs Python 3.10 to 3.13, and this is Python 3.14: create the environment with one of "
+        "ImportError: dgenctr needs Python 3.11 to 3.13, and this is Python 3.14: create the environment with one of "
         "those, for example `make setup PYTHON=python3.11`.")
 
 

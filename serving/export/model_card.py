@@ -6,7 +6,7 @@ Source: Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 import json
 import platform
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -196,7 +196,7 @@ def _origin(facts: Facts, rows: int, difference: float) -> str:
     packages = [[name, version, installed[name]] for name, version in trained.items()]
     return "\n".join([
         "## Origin", "",
-        f"- Exported {datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC.",
+        f"- Exported {datetime.now(UTC):%Y-%m-%d %H:%M} UTC.",
         f"- Answers {rows:,} rows as the trainer does: the largest difference is {difference:.1e}.",
         f"- Weights: {code(facts.weights)}.",
         f"- Checksum of schema, training rows and vocabularies: {code(facts.environment['train_checksum'])}.",

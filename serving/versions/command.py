@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 from collections.abc import Callable, Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from preprocessing.errors import run
@@ -53,7 +53,7 @@ def _list(arguments: argparse.Namespace) -> tuple[dict, str]:
             "labels": sorted(label for label, of in register.labels.items() if of == version),
             "pinned": version == register.pin,
             "copy_of": register.copies.get(version),
-            "published": datetime.fromtimestamp(folder.stat().st_mtime, timezone.utc).isoformat(timespec="seconds"),
+            "published": datetime.fromtimestamp(folder.stat().st_mtime, UTC).isoformat(timespec="seconds"),
             "bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
             "has_saved_model": version in exported,
         }
