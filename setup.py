@@ -12,6 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     packages=find_packages(include=["trainer*", "preprocessing*", "serving*"]),
     package_data={"preprocessing": ["datasets/*.yaml"], "serving": ["config/*"]},
+    # For 3.10 no set of these packages exists: tensorflow-metadata and apache-beam ask for different versions of protobuf there.
     python_requires=">=3.11,<3.14",
     install_requires=[
         "tensorflow>=2.21,<2.22",
