@@ -54,7 +54,7 @@ from preprocessing.statistics import Buckets, NumberCounts, ValueCounts, Vocabul
 from preprocessing.synthetic import DAY, START, Settings, make_population, make_schema, pilot_intercept, shard_blocks
 from trainer.checkpoints import load_trained
 from trainer.config import Config, load_config
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.loop import train
 from trainer.metrics import auc
 from trainer.prediction import Predictor

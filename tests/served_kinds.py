@@ -12,7 +12,7 @@ from preprocessing.records import serialize_features
 from preprocessing.schema import VOCABULARIES, ListField, NumericField, Schema, VectorField, parse_schema
 from preprocessing.transform import Transformer
 from preprocessing.values import RowReasons, lists, texts
-from trainer.input import feature_spec, features_of_records
+from trainer.batch import feature_spec, features_of_records
 
 MISSING = ["NULL", "-7"]
 VOCABULARY = {"user": ["ann", "bob", "m\u00fcnchen", "\u65e5\u672c", "a,b"], "item": ["i1", "i2", "i3"], "tags": ["x", "y"]}

@@ -28,8 +28,8 @@ from serving.export.served_model import save_served_model
 from serving.reading import reading_of
 from serving.server.config import ModelConfig
 from serving.signatures import parse_raw_examples
+from trainer.batch import feature_spec, features_of_records
 from trainer.config import load_config
-from trainer.input import feature_spec, features_of_records
 from trainer.models import build_model
 
 ROWS = 1200

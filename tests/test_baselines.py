@@ -17,9 +17,9 @@ from trainer.baselines.finalmlp import BilinearFusion, FeatureGate
 from trainer.baselines.model import Baseline
 from trainer.checkpoints import load_trained
 from trainer.config import load_config
+from trainer.data_folder import DataFolder
 from trainer.doctor.model_folder import check_start
 from trainer.doctor.patient import Patient
-from trainer.input import DataFolder
 from trainer.loop import train
 from trainer.memory import parameter_counts, predict
 from trainer.models import build_model

@@ -16,8 +16,8 @@ from preprocessing.errors import UserError
 from trainer import task
 from trainer.checkpoints import VALUE_SUFFIX, StageCheckpoints, load_trained
 from trainer.config import load_config
+from trainer.data_folder import DataFolder
 from trainer.distribute import Cluster, ClusterLost, Distribution, _sharding_only, connect, naming_lost_tasks
-from trainer.input import DataFolder
 from trainer.loop import train
 from trainer.prediction import Predictor
 

@@ -21,9 +21,9 @@ from trainer import lock, memory, task
 from trainer.carry_over import EarlierModel
 from trainer.checkpoints import RANDOM, StageCheckpoints, TrainingState, seal
 from trainer.config import load_config
+from trainer.data_folder import DataFolder
 from trainer.doctor import data_folder, diagnosis, environment, model_folder, resources
 from trainer.doctor.patient import Concern, Inapplicable, Patient
-from trainer.input import DataFolder
 from trainer.runtime import resolved
 from trainer.vocabularies import keep_vocabularies
 

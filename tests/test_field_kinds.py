@@ -16,9 +16,11 @@ from data_folders import UNLABELLED, schema_of, write_folder, write_folder_of_al
 
 from preprocessing.schema import SPLITS
 from trainer import task
+from trainer.batch import decoded_row_bytes
 from trainer.checkpoints import StageCheckpoints, load_trained, schema_differences
 from trainer.config import load_config
-from trainer.input import DataFolder, EvaluationSplit, decoded_row_bytes
+from trainer.data_folder import DataFolder
+from trainer.input import EvaluationSplit
 from trainer.memory import predict
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
@@ -89,7 +91,7 @@ def test_the_report_is_of_the_labelled_rows_and_says_that_it_is_weighted(data, t
 def test_a_model_of_shared_rows_predicts_the_same_in_a_new_process(data, trained):
     here = Predictor(load_trained(trained), DataFolder.open(data)).predict("test").logits
     script = ("import sys, trainer; import numpy as np; from trainer.prediction import Predictor; from trainer.checkpoints import load_trained;"
-              "from trainer.input import DataFolder; np.save(sys.argv[3], Predictor(load_trained(sys.argv[1]),"
+              "from trainer.data_folder import DataFolder; np.save(sys.argv[3], Predictor(load_trained(sys.argv[1]),"
               "DataFolder.open(sys.argv[2])).predict('test').logits)")
     output = trained / "logits.npy"
     subprocess.run([sys.executable, "-c", script, str(trained), str(data), str(output)], cwd=ROOT, check=True, timeout=300,

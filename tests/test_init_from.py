@@ -15,7 +15,7 @@ from trainer import task
 from trainer.carry_over import NEW, EarlierModel, carry_over, categorical_sources, numeric_sources
 from trainer.checkpoints import StageCheckpoints, TrainingState, load_trained
 from trainer.config import load_config
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.metrics import auc
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer

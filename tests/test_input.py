@@ -11,7 +11,8 @@ from data_folders import UNLABELLED, counted, write_data_folder, write_records
 from preprocessing.errors import UserError
 from trainer import damaged_records
 from trainer import input as input_module
-from trainer.input import DataFolder, EvaluationSplit, TrainingSplit
+from trainer.data_folder import DataFolder
+from trainer.input import EvaluationSplit, TrainingSplit
 
 BATCH = 8
 # 100 rows. Windows of 24 rows are 3 batches; they start inside files and span several.
@@ -240,7 +241,7 @@ def test_an_epoch_of_the_labelled_rows_continues_at_any_step(partly_labelled, wi
 
 
 def test_chunks_without_a_labelled_row_are_passed(tmp_path, monkeypatch):
-    monkeypatch.setattr(input_module, "_CHUNK_ROWS", 4)
+    monkeypatch.setattr(input_module, "CHUNK_ROWS", 4)
     folder = write_folder(tmp_path / "data", without_label=tuple({*range(100)} - {3, 50, 51, 99}))
     split = split_of(folder, window_rows=2, batch_size=2, labelled_only=True)
     assert sorted(flat(split.epoch(0))) == [3, 50, 51, 99]

@@ -7,10 +7,12 @@ from data_folders import schema_of, write_folder
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SPLITS
+from trainer.batch import blank_features, decoded_row_bytes
 from trainer.carry_over import match_fields
 from trainer.config import load_config
+from trainer.data_folder import DataFolder
 from trainer.diffusion.list_targets import ListTargets, draw_values
-from trainer.input import DataFolder, EvaluationSplit, TrainingSplit, blank_features, decoded_row_bytes
+from trainer.input import EvaluationSplit, TrainingSplit
 from trainer.interest import ListValues, MeanToken, TargetAttention
 from trainer.memory import parameter_counts, predict
 from trainer.models import build_model

@@ -11,7 +11,8 @@ from preprocessing.errors import UserError
 from trainer import map_pretraining, task
 from trainer.checkpoints import StageCheckpoints, load_trained
 from trainer.config import load_config
-from trainer.input import DataFolder, TrainingSplit
+from trainer.data_folder import DataFolder
+from trainer.input import TrainingSplit
 from trainer.map_pretraining import _chosen, _cumulated, _draw
 from trainer.memory import predict
 from trainer.model import DGenCTR

@@ -11,7 +11,8 @@ from preprocessing.errors import UserError
 from preprocessing.schema import train_checksum
 from trainer.click_model import OBSERVED_EVERY
 from trainer.config import load_config
-from trainer.input import DataFolder, EvaluationSplit, fitting_batch_size
+from trainer.data_folder import DataFolder
+from trainer.input import EvaluationSplit, fitting_batch_size
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
 

@@ -9,7 +9,8 @@ from preprocessing.errors import UserError
 from trainer import task
 from trainer.clicked import ClickedCombinations
 from trainer.config import RegenerationConfig, load_config
-from trainer.input import DataFolder, EvaluationSplit
+from trainer.data_folder import DataFolder
+from trainer.input import EvaluationSplit
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
 from trainer.regeneration import Regenerator

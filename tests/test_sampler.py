@@ -15,9 +15,10 @@ from data_folders import SPLITS, tiny_schema, write_data_folder, write_folder, w
 from preprocessing.errors import UserError
 from trainer.checkpoints import StageCheckpoints
 from trainer.config import DiffusionConfig, load_config
+from trainer.data_folder import DataFolder
 from trainer.diffusion import sampler as sampler_module
 from trainer.diffusion.sampler import NEVER, Sampler, unmasking_turns
-from trainer.input import DataFolder, EvaluationSplit
+from trainer.input import EvaluationSplit
 from trainer.loop import train
 from trainer.models import build_model
 from trainer.optimizers import build_optimizer, cosine_learning_rate, set_learning_rate

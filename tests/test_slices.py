@@ -6,7 +6,7 @@ from data_folders import write_data_folder
 
 from preprocessing.errors import UserError
 from trainer import task
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.metrics import Predictions
 from trainer.slices import FieldOccurrences, bucket_names, field_place, sliced_metrics
 

@@ -25,7 +25,7 @@ from trainer.checkpoints import (
     seal,
 )
 from trainer.config import load_config
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.model import DGenCTR
 from trainer.optimizers import build_optimizer
 from trainer.prediction import Predictor
@@ -99,7 +99,7 @@ def test_a_new_process_predicts_the_same(trained, data):
     model_dir, _ = trained
     here = Predictor(load_trained(model_dir), DataFolder.open(data)).predict("test").logits
     script = ("import sys, trainer; import numpy as np; from trainer.prediction import Predictor; from trainer.checkpoints import load_trained;"
-              "from trainer.input import DataFolder; np.save(sys.argv[3], Predictor(load_trained(sys.argv[1]),"
+              "from trainer.data_folder import DataFolder; np.save(sys.argv[3], Predictor(load_trained(sys.argv[1]),"
               "DataFolder.open(sys.argv[2])).predict('test').logits)")
     output = model_dir / "logits.npy"
     subprocess.run([sys.executable, "-c", script, str(model_dir), str(data), str(output)], cwd=ROOT, check=True, timeout=300,

@@ -18,7 +18,8 @@ from benchmarks.speed.network import step_flops
 from benchmarks.speed.report import GROWTH, aims_of, judge, markdown, ratio, shorten, table_rows
 from benchmarks.training_speed import Arm, Contestant, parse_values, plan
 from preprocessing.errors import UserError
-from trainer.input import DataFolder, TrainingSplit
+from trainer.data_folder import DataFolder
+from trainer.input import TrainingSplit
 
 VALUES, ROWS, BATCH = 10_000, 600, 64
 

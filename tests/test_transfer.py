@@ -9,7 +9,8 @@ from preprocessing.errors import UserError
 from trainer import task
 from trainer.checkpoints import StageCheckpoints, TrainingState, load_trained, resume
 from trainer.config import load_config
-from trainer.input import DataFolder, TrainingSplit, label_is_used
+from trainer.data_folder import DataFolder, label_is_used
+from trainer.input import TrainingSplit
 from trainer.layers import BatchNorm, moving_moments_kept
 from trainer.memory import predict
 from trainer.model import DGenCTR

@@ -37,7 +37,7 @@ from preprocessing.schema import (
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, network_differences, open_checkpoint
 from trainer.click_model import ClickModel, Stage
 from trainer.config import ATTENDING, Config
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.progress import print_table
 from trainer.vocabularies import kept_folder, read_boundaries, read_vocabulary
 

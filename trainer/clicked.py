@@ -8,7 +8,8 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.config import Config
-from trainer.input import DataFolder, EvaluationSplit
+from trainer.data_folder import DataFolder
+from trainer.input import EvaluationSplit
 
 _MOST = 2**63
 

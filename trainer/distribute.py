@@ -23,7 +23,8 @@ from typing import Any
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from trainer.input import Batch, TrainingSplit
+from trainer.batch import Batch
+from trainer.input import TrainingSplit
 
 TF_CONFIG = "TF_CONFIG"
 ROLES = ("chief", "worker", "ps")

@@ -11,9 +11,10 @@ from preprocessing.errors import UserError
 from trainer.checkpoints import StageCheckpoints, TrainingState
 from trainer.click_model import OBSERVED_EVERY, ClickModel, Stage
 from trainer.config import Config, StageConfig
+from trainer.data_folder import DataFolder
 from trainer.distribute import Distribution, shards
 from trainer.events import EventLog
-from trainer.input import DataFolder, TrainingSplit, fitting_batch_size
+from trainer.input import TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption
 from trainer.loss_parts import CLICK, FIELD, LABEL, LOSS
 from trainer.metrics import NotFiniteError

@@ -12,7 +12,7 @@ from preprocessing.schema import SCHEMA_FILE, SPLITS
 from trainer import plots
 from trainer.checkpoints import RANDOM, StageCheckpoints, load_trained
 from trainer.config import ScoringConfig
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.loss_parts import FIELD
 from trainer.metrics import click_metrics, normalized_entropy
 from trainer.prediction import Predictor

@@ -1,9 +1,9 @@
 """Data folder to batches: TFRecords of packed ids become tf.data batches in an order fixed by (seed, epoch).
 
 A split's rows are decoded in windows of `input.window_rows` and shuffled by window. A split of one window is decoded
-once and stays in memory, as ids int32, label float32, group int64, weight float32: 4 (F + 1) bytes a row, 8 more with a
-group, 4 with a weight, for each list field `max_length` ids of 1, 2 or 4 bytes, and up to three times that while it is decoded. A larger one is read anew every epoch, with up to
-three windows in memory: the one that is trained on, the next, and its parts before they are joined.
+once and stays in memory: 4 (F + 1) bytes a row, 8 more with a group, 4 with a weight, for each list field `max_length` ids
+of 1, 2 or 4 bytes, and up to three times that while it is decoded. A larger one is read anew every epoch, with up to three
+windows in memory: the one that is trained on, the next, and its parts before they are joined.
 
 Rows without label are for pre-training alone, where their label is -1; fine-tuning and evaluation do not get to see them,
 and count no row of them.
@@ -12,7 +12,6 @@ and count no row of them.
 import heapq
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,17 +19,8 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.errors import UserError
-from preprocessing.schema import (
-    FREQUENCIES_FILE,
-    MANIFEST_FILE,
-    SPLITS,
-    TALLY_FILE,
-    ListField,
-    Schema,
-    load_data_folder_schema,
-    read_manifest,
-    train_checksum,
-)
+from preprocessing.schema import MANIFEST_FILE
+from trainer.batch import CHUNK_ROWS, UNLABELLED, Batch, drop_rows, keep_labelled, parse_with, widened
 from trainer.damaged_records import (
     RecordFile,
     name_damage,
@@ -40,232 +30,12 @@ from trainer.damaged_records import (
     salvaged,
     verified,
 )
+from trainer.data_folder import DataFolder, label_is_used
 
 SMALLEST_BATCH = 32
-UNLABELLED = -1
-NO_VALUE = -1  # fills up the rows of a list field
-_NOT_FEATURES = ("label", "group", "weight")
-_CHUNK_ROWS = 8192  # parsed at once
-LABEL_SHARE_SEED = "label share:"
-_HASH_BUCKETS = 1 << 30
 # tf.data's graph rewrites would make the rows in memory constants of a graph: a copy, and an error above 2 GB.
 _UNCOPIED = tf.data.Options()
 _UNCOPIED.experimental_optimization.apply_default_optimizations = False
-
-Batch = dict[str, tf.Tensor]
-
-
-def features_of(batch: Batch) -> Batch:
-    """What a click is predicted from: the batch without label, group and weight."""
-    return {name: values for name, values in batch.items() if name not in _NOT_FEATURES}
-
-
-def blank_features(schema: Schema) -> Batch:
-    """The features of one row in which everything is missing, as a batch holds them."""
-    lists = {field.name: tf.fill((1, field.max_length), NO_VALUE) for field in schema.list_fields}
-    return {"ids": tf.zeros((1, len(schema.id_fields)), tf.int32), **lists}
-
-
-@dataclass(frozen=True)
-class DataFolder:
-    """A finished data folder: its resolved schema, of which fields may be left unread, its manifest, and the share of labels used."""
-
-    path: Path
-    schema: Schema
-    manifest: dict
-    label_share: float = 1.0
-
-    @classmethod
-    def open(cls, path: str | Path) -> "DataFolder":
-        """Opens a folder written by `preprocessing.task`, or raises a `UserError` that says what is missing."""
-        path = Path(path)
-        schema = load_data_folder_schema(path)
-        manifest = read_manifest(path)
-        for split in SPLITS:
-            for entry in manifest["splits"][split]["files"]:
-                if not (path / entry["path"]).is_file():
-                    raise UserError(f"data folder {path}: {entry['path']} is in {MANIFEST_FILE} but not on disk; "
-                                    "restore it or run `python -m preprocessing.task` again")
-        folder = cls(path, schema, manifest)
-        for split in SPLITS:
-            found, stated = sum(file.unlabelled for file in folder.files(split)), folder.unlabelled(split)
-            if found != stated:
-                raise UserError(f"data folder {path}: {MANIFEST_FILE} has {stated:,} rows without label in split {split!r} and "
-                                f"{found:,} in its files; run `python -m preprocessing.task` again")
-        return folder
-
-    def without(self, names: Iterable[str]) -> "DataFolder":
-        """This data folder for a model that does not read these fields; see `Schema.without`."""
-        return replace(self, schema=self.schema.without(names))
-
-    def with_label_share(self, share: float) -> "DataFolder":
-        """This data folder as if only a share of its training rows had the labels that they have (`label_is_used`).
-
-        Reads all labels of the training split once, where the share is below 1, since the manifest cannot tell how many of
-        them are left and how many of these are clicks.
-
-        Raises:
-          UserError: a file is damaged.
-        """
-        if share == self.label_share:
-            return self
-        labels = [_labels_used(file, share) for file in self.files("train")]
-        entries = [entry for entry in self.manifest["splits"]["train"]["files"] if entry["rows"]]
-        files = [{**entry, "unlabelled": entry["rows"] - rows} for entry, (rows, _) in zip(entries, labels, strict=True)]
-        train = {**self.manifest["splits"]["train"], "files": files, "positives": sum(clicks for _, clicks in labels),
-                 "unlabelled": sum(file["unlabelled"] for file in files)}
-        return replace(self, label_share=share, manifest={**self.manifest, "splits": {**self.manifest["splits"], "train": train}})
-
-    def rows(self, split: str) -> int:
-        """Rows of a split, those without label included."""
-        return self.manifest["splits"][split]["rows"]
-
-    def unlabelled(self, split: str) -> int:
-        """Rows of a split that have no label; folders from before there were any do not tell."""
-        return self.manifest["splits"][split].get("unlabelled", 0)
-
-    def labelled(self, split: str) -> int:
-        return self.rows(split) - self.unlabelled(split)
-
-    def positives(self, split: str) -> int:
-        return self.manifest["splits"][split]["positives"]
-
-    def rows_read(self, stage: str) -> dict[str, int]:
-        """Rows of every split that a stage reads: those without label are for the training of "pretrain" alone."""
-        return {split: self.rows(split) if (stage, split) == ("pretrain", "train") else self.labelled(split) for split in SPLITS}
-
-    def files(self, split: str) -> list[RecordFile]:
-        """The split's files that have rows."""
-        entries = [entry for entry in self.manifest["splits"][split]["files"] if entry["rows"]]
-        first_rows = np.cumsum([0, *(entry["rows"] for entry in entries)]).tolist()
-        return [RecordFile(str(self.path / entry["path"]), entry["rows"], entry.get("bytes"), unlabelled=entry.get("unlabelled", 0),
-                           first_row=first_row) for entry, first_row in zip(entries, first_rows, strict=False)]
-
-    @property
-    def click_rate(self) -> float:
-        """Share of clicks in the training rows that have a label; a half where none has."""
-        return self.positives("train") / self.labelled("train") if self.labelled("train") else 0.5
-
-    @property
-    def unread_fields(self) -> tuple[str, ...]:
-        """Names of the fields that no model reads yet: those with a vector a row."""
-        return tuple(field.name for field in self.schema.vector_fields)
-
-    @cached_property
-    def checksum(self) -> str:
-        """Identifies what a model learns from: schema, training rows, vocabularies, buckets."""
-        return train_checksum(self.path)
-
-    @cached_property
-    def frequencies(self) -> np.ndarray:
-        """Training count of every row of the shared table, int64 [table_rows], over all fields that use it."""
-        return np.load(self.path / FREQUENCIES_FILE, allow_pickle=False)
-
-    @cached_property
-    def field_frequencies(self) -> tuple[np.ndarray, ...]:
-        """Training count of every value of each of `schema.token_fields`, int64 [rows], in that field alone."""
-        counts = {owner.name: self.frequencies[owner.offset:owner.offset + owner.rows] for owner in self.schema.owners}
-        sharing = self.schema.sharing_fields
-        if sharing:
-            with np.load(self.path / TALLY_FILE, allow_pickle=False) as tally:
-                for field in sharing:
-                    own, owner = np.zeros(field.rows, np.int64), self.schema.owner(field).name
-                    own[tally[f"shared {field.name} places"]] = tally[f"shared {field.name} counts"]
-                    counts |= {field.name: own, owner: counts[owner] - own}
-        return tuple(counts[field.name] for field in self.schema.token_fields)
-
-
-def label_is_used(rows: tf.Tensor, share: float) -> tf.Tensor:
-    """Whether the label of each of these rows of the training split is among the share that is used, bool as `rows`.
-
-    A row's place in the split is hashed with a fixed seed, so the rows are the same in every run, and those of a smaller share
-    are among those of a larger one.
-    """
-    keys = tf.strings.join([LABEL_SHARE_SEED, tf.strings.as_string(rows)])
-    return tf.strings.to_hash_bucket_fast(keys, _HASH_BUCKETS) < round(share * _HASH_BUCKETS)
-
-
-def _labels_used(file: RecordFile, share: float) -> tuple[int, int]:
-    """How many labels of a file of the training split are used, and how many of these are clicks."""
-    features = {"label": tf.io.FixedLenFeature([1], tf.int64, [UNLABELLED])}
-    found = clicks = 0
-    first_row = file.first_row
-    with naming_damage([file]):
-        for records in read_records([file]).batch(_CHUNK_ROWS):
-            labels = tf.io.parse_example(records, features)["label"][:, 0].numpy()
-            used = label_is_used(tf.range(first_row, first_row + len(labels)), share).numpy() & (labels != UNLABELLED)
-            first_row += len(labels)
-            found, clicks = found + int(used.sum()), clicks + int((labels[used] == 1).sum())
-    return found, clicks
-
-
-def decoded_row_bytes(schema: Schema) -> int:
-    """Memory of a decoded row: ids int32 [F], label float32, group int64, weight float32, lists in the fewest bytes an id."""
-    lists = sum(field.max_length * _list_dtype(field).size for field in schema.list_fields)
-    return 4 * len(schema.id_fields) + 4 + (8 if schema.group else 0) + (4 if schema.weight else 0) + lists
-
-
-def _list_dtype(field: ListField) -> tf.DType:
-    """The narrowest type of integers that holds the ids of a list field."""
-    return next(dtype for dtype in (tf.int8, tf.int16, tf.int32) if field.rows - 1 <= dtype.max)
-
-
-def _parse_with(schema: Schema, some_unlabelled: bool) -> Callable[[tf.Tensor], Batch]:
-    features = {
-        **feature_spec(schema),
-        "label": tf.io.FixedLenFeature([1], tf.int64, [UNLABELLED] if some_unlabelled else None),
-    }
-    if schema.group:
-        features["group"] = tf.io.FixedLenFeature([1], tf.int64)
-    if schema.weight:
-        features["weight"] = tf.io.FixedLenFeature([1], tf.float32)
-
-    def parse(serialized: tf.Tensor) -> Batch:
-        parsed = tf.io.parse_example(serialized, features)
-        batch = {"ids": _read_ids(schema, parsed["ids"]), "label": tf.cast(parsed["label"][:, 0], tf.float32)}
-        batch |= {name: parsed[name][:, 0] for name in ("group", "weight") if name in parsed}
-        return batch | {field.name: _padded(field, parsed[field.name], _list_dtype(field)) for field in schema.list_fields}
-
-    return parse
-
-
-def feature_spec(schema: Schema) -> dict[str, tf.io.FixedLenFeature | tf.io.RaggedFeature]:
-    """How the features of records are parsed, before `features_of_records`."""
-    lists = {field.name: tf.io.RaggedFeature(tf.int64) for field in schema.list_fields}
-    return {"ids": tf.io.FixedLenFeature([len(schema.record_id_fields)], tf.int64), **lists}
-
-
-def features_of_records(schema: Schema, parsed: Batch) -> Batch:
-    """The features of a batch from parsed records: ids int32 [B, N], lists int32 [B, max_length]."""
-    lists = {field.name: _padded(field, parsed[field.name], tf.int32) for field in schema.list_fields}
-    return {"ids": _read_ids(schema, parsed["ids"]), **lists}
-
-
-def _read_ids(schema: Schema, ids: tf.Tensor) -> tf.Tensor:
-    """int32 [B, N] of the fields that are read, from ids of all."""
-    ids = tf.cast(ids, tf.int32)
-    places = schema.places
-    return ids if len(places) == ids.shape[1] else tf.gather(ids, places, axis=1)
-
-
-def _padded(field: ListField, ids: tf.RaggedTensor, dtype: tf.DType) -> tf.Tensor:
-    return tf.cast(ids.to_tensor(NO_VALUE, shape=[None, field.max_length]), dtype)
-
-
-def _widened(batch: Batch) -> Batch:
-    """Lists as int32."""
-    return {name: tf.cast(values, tf.int32) if values.dtype in (tf.int8, tf.int16) else values for name, values in batch.items()}
-
-
-def _keep_labelled(rows: Batch) -> Batch:
-    labelled = tf.not_equal(rows["label"], UNLABELLED)
-    return {name: tf.boolean_mask(values, labelled) for name, values in rows.items()}
-
-
-def _drop_rows(left: tf.Tensor, rows: Batch) -> tuple[tf.Tensor, Batch]:
-    """Takes the first `left` rows, or all, off a chunk. Returns how many are left to drop, and the chunk."""
-    dropped = tf.minimum(left, tf.shape(rows["label"], tf.int64)[0])
-    return left - dropped, {name: values[dropped:] for name, values in rows.items()}
 
 
 class _Split:
@@ -274,7 +44,7 @@ class _Split:
     def __init__(self, folder: DataFolder, split: str, window_rows: int, corrupt_records: float, labelled_only: bool):
         some_unlabelled = folder.unlabelled(split) > 0
         self._leaves_out = labelled_only and some_unlabelled
-        self._parse = _parse_with(folder.schema, some_unlabelled)
+        self._parse = parse_with(folder.schema, some_unlabelled)
         self._label_share = folder.label_share if split == "train" else 1.0
         self._window_rows = window_rows
         files = folder.files(split)
@@ -316,12 +86,12 @@ class _Split:
         records = read_records(files[first:])
         if not self._leaves_out:
             return self._parsed(records.skip(skipped), files[first:], skipped)
-        labelled = self._parsed(records, files[first:], 0).map(_keep_labelled, num_parallel_calls=tf.data.AUTOTUNE)
-        return labelled.scan(np.int64(skipped), _drop_rows)
+        labelled = self._parsed(records, files[first:], 0).map(keep_labelled, num_parallel_calls=tf.data.AUTOTUNE)
+        return labelled.scan(np.int64(skipped), drop_rows)
 
     def _parsed(self, records: tf.data.Dataset, files: Sequence[RecordFile], first_record: int) -> tf.data.Dataset:
         """Chunks of rows from records of files, the first of them being that of number `first_record`, without unused labels."""
-        chunks = records.batch(_CHUNK_ROWS)
+        chunks = records.batch(CHUNK_ROWS)
         if self._label_share == 1:
             return chunks.map(self._parse, num_parallel_calls=tf.data.AUTOTUNE)
         ends = np.cumsum([file.rows for file in files])
@@ -329,7 +99,7 @@ class _Split:
 
         def parse(number: tf.Tensor, chunk: tf.Tensor) -> Batch:
             rows = self._parse(chunk)
-            records = first_record + number * _CHUNK_ROWS + tf.range(tf.size(chunk, tf.int64))
+            records = first_record + number * CHUNK_ROWS + tf.range(tf.size(chunk, tf.int64))
             places = records + tf.gather(shifts, tf.searchsorted(ends, records, side="right"))
             return rows | {"label": tf.where(label_is_used(places, self._label_share), rows["label"], float(UNLABELLED))}
 
@@ -448,7 +218,7 @@ class TrainingSplit(_Split):
 
         def batch(step: tf.Tensor) -> Batch:
             chosen = tf.slice(order, [step * self.batch_size], [self.batch_size])
-            return _widened({name: tf.gather(values, chosen) for name, values in rows.items()})
+            return widened({name: tf.gather(values, chosen) for name, values in rows.items()})
 
         return tf.data.Dataset.range(first_step, size // self.batch_size).map(batch, num_parallel_calls=tf.data.AUTOTUNE)
 
@@ -497,7 +267,7 @@ class EvaluationSplit(_Split):
         else:
             rows = self._decoded(self._files)
         read = 0
-        for batch in self.iterate(rows.rebatch(batch_size).map(_widened).prefetch(tf.data.AUTOTUNE)):
+        for batch in self.iterate(rows.rebatch(batch_size).map(widened).prefetch(tf.data.AUTOTUNE)):
             read += len(batch["label"])
             yield batch
         self._require_all(read)

@@ -28,10 +28,10 @@ from trainer.checkpoints import (
 from trainer.click_model import ClickModel, Stage
 from trainer.clicked import ClickedCombinations
 from trainer.config import Config, FinetuneConfig, StageConfig, uses_labels
+from trainer.data_folder import DataFolder
 from trainer.disk import explain_when_full, require_space
 from trainer.distribute import Distribution
 from trainer.epochs import Epochs, finished, larger_is_better
-from trainer.input import DataFolder
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
 from trainer.memory import require_memory

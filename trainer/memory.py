@@ -15,9 +15,10 @@ from pathlib import Path
 from preprocessing.environment import available_cores
 from preprocessing.errors import UserError
 from preprocessing.schema import ListField, Schema, SequenceField
+from trainer.batch import decoded_row_bytes
 from trainer.config import LEARNED_WEIGHTS, Config, DcnConfig, MlpConfig, ModelConfig
 from trainer.diffusion.time import WAVES
-from trainer.input import decoded_row_bytes, fitting_batch_size
+from trainer.input import fitting_batch_size
 from trainer.interest import recency_buckets
 from trainer.progress import print_table
 from trainer.runtime import resolved

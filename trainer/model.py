@@ -8,13 +8,13 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.backbones import build_backbone
+from trainer.batch import blank_features
 from trainer.click_model import ClickModel, Features, Stage
 from trainer.config import LEARNED_WEIGHTS, Config, DiffusionConfig, uses_labels
 from trainer.diffusion.objective import DiffusionObjective
 from trainer.diffusion.time import TimeInput, masked_share
 from trainer.diffusion.weights import LearnedWeights
 from trainer.embedding import SharedEmbedding
-from trainer.input import blank_features
 from trainer.layers import layer_seed, moving_moments_kept
 from trainer.loss_parts import CLICK
 from trainer.map_pretraining import HEADS, MapObjective, build_heads

@@ -5,9 +5,11 @@ from functools import partial
 import numpy as np
 import tensorflow as tf
 
+from trainer.batch import features_of
 from trainer.click_model import ClickModel
+from trainer.data_folder import DataFolder
 from trainer.distribute import Distribution
-from trainer.input import DataFolder, EvaluationSplit, features_of
+from trainer.input import EvaluationSplit
 from trainer.metrics import Predictions, click_metrics, platt_scaling
 
 DIFFUSION_BATCH = 4096

@@ -7,7 +7,7 @@ from preprocessing.schema import MANIFEST_FILE, SCHEMA_FILE, load_schema
 from trainer.checkpoints import CONFIG_FILE, StageCheckpoints, differences, network_differences, schema_differences
 from trainer.click_model import Stage
 from trainer.config import Config, FinetuneConfig, uses_labels
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 
 ENVIRONMENT_FILE = "environment.json"  # written first, so that it marks a folder as a model folder
 

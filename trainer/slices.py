@@ -12,7 +12,7 @@ from preprocessing.schema import MISSING_ROW, UNKNOWN_ROW
 from trainer.metrics import Predictions, click_metrics
 
 if TYPE_CHECKING:
-    from trainer.input import DataFolder
+    from trainer.data_folder import DataFolder
 
 LOWER_BOUNDS = (0, 1, 4, 11, 31, 101)  # of training occurrences, of each bucket
 SHOWN = ("rows", "positives", "auc", "logloss", "calibration_bias")

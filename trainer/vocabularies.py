@@ -17,7 +17,7 @@ import pyarrow as pa
 from preprocessing.errors import UserError
 from preprocessing.files import flush
 from preprocessing.schema import BUCKETS_FILE, SCHEMA_FILE, SPECIAL_ROWS, VOCABULARIES, NamedField, NumericField
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 
 TRAINED_ON = "trained_on"
 CHECKSUM_LETTERS = 16

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 from trainer.config import Config, RegenerationConfig
 
 if TYPE_CHECKING:
-    from trainer.input import DataFolder
+    from trainer.data_folder import DataFolder
 
 FORWARD = 1 / 3  # of a training pass; the backward pass has two products where the forward pass has one
 

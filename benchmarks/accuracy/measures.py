@@ -17,7 +17,7 @@ from trainer.metrics import Predictions, click_metrics, platt_scaling
 from trainer.slices import slices_of
 
 if TYPE_CHECKING:
-    from trainer.input import DataFolder
+    from trainer.data_folder import DataFolder
 
 # Platt: sigmoid(a logit + b); temperature: sigmoid(a logit); isotonic: any rising function of the logit.
 CALIBRATIONS = ("platt", "temperature", "isotonic")

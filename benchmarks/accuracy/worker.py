@@ -22,7 +22,7 @@ from preprocessing.environment import start_tensorflow
 from preprocessing.files import write_atomically
 from trainer.checkpoints import StageCheckpoints, load_trained
 from trainer.click_model import Stage
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.loop import train
 from trainer.metrics import Predictions
 from trainer.prediction import Predictor

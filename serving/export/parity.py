@@ -60,7 +60,7 @@ def require_parity(model: ClickModel, records: list[bytes], folder: Path, data_d
 
 
 def _trainer_answers(model: ClickModel, records: list[bytes]) -> dict[str, np.ndarray]:
-    from trainer.input import feature_spec, features_of_records
+    from trainer.batch import feature_spec, features_of_records
 
     parsed = tf.io.parse_example(tf.constant(records), feature_spec(model.schema))
     logit = model.click_logits(features_of_records(model.schema, parsed))

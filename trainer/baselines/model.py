@@ -4,10 +4,10 @@ import tensorflow as tf
 
 from preprocessing.schema import Schema
 from trainer.baselines import build_network
+from trainer.batch import blank_features
 from trainer.click_model import ClickModel, Features
 from trainer.config import Config
 from trainer.embedding import FeatureEmbedding
-from trainer.input import blank_features
 
 
 class Baseline(ClickModel):

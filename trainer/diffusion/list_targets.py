@@ -5,7 +5,7 @@ from typing import Literal
 import tensorflow as tf
 
 from preprocessing.schema import ListField, SequenceField
-from trainer.input import NO_VALUE
+from trainer.batch import NO_VALUE
 
 
 def draw_values(lists: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

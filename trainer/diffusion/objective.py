@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SequenceField
+from trainer.batch import UNLABELLED
 from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.distributions import FieldDistributions
 from trainer.diffusion.list_targets import ListTargets
 from trainer.diffusion.weights import inverse_rate_weights
-from trainer.input import UNLABELLED
 from trainer.layers import layer_seed
 from trainer.loss_parts import FIELD, LABEL
 

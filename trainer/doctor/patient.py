@@ -97,7 +97,7 @@ class Patient:
 
     @cached_property
     def data(self):
-        """The data folder as training sees it (`trainer.input.DataFolder`)."""
+        """The data folder as training sees it (`trainer.data_folder.DataFolder`)."""
         from trainer.loop import open_data
 
         return open_data(self.given(self.data_dir, "--data_dir"), self.config)

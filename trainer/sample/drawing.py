@@ -14,10 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from preprocessing.errors import UserError
 from preprocessing.schema import ListField, MultivaluedField, Schema
+from trainer.batch import NO_VALUE, Batch
 from trainer.checkpoints import StageCheckpoints, load_pretrained
 from trainer.config import Config, InputConfig
+from trainer.data_folder import DataFolder
 from trainer.diffusion.sampler import Sampler
-from trainer.input import NO_VALUE, Batch, DataFolder, EvaluationSplit
+from trainer.input import EvaluationSplit
 from trainer.progress import SECONDS_BETWEEN_LINES
 from trainer.sample.request import Given
 

@@ -12,7 +12,7 @@ import pyarrow.csv
 
 from preprocessing.files import write_atomically
 from trainer import plots
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.progress import print_table
 from trainer.sample.comparison import Comparison, Slices, Tables
 from trainer.sample.drawing import Rows

@@ -8,7 +8,7 @@ import numpy as np
 
 from preprocessing.errors import UserError
 from preprocessing.schema import ListField, Schema
-from trainer.input import DataFolder
+from trainer.data_folder import DataFolder
 from trainer.sample.values import FieldValues
 
 

@@ -21,7 +21,7 @@ from preprocessing.schema import (
     SequenceField,
     TableField,
 )
-from trainer.input import NO_VALUE
+from trainer.batch import NO_VALUE
 from trainer.vocabularies import read_boundaries, read_vocabulary
 
 UNKNOWN_TEXT = "(unknown)"
