@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from child_processes import fork
 
 from trainer import task
-from trainer.distribute import connect, replica_seed
+from trainer.distribute.distribution import connect
+from trainer.distribute.replicas import replica_seed
 
 DATA, FOLDER = (Path(argument) for argument in sys.argv[1:3])
 SECONDS_TO_WAIT = 240

@@ -20,7 +20,7 @@ from trainer.checkpoints import (
     resume,
 )
 from trainer.config import load_config
-from trainer.distribute import Synchronous
+from trainer.distribute.distribution import Synchronous
 from trainer.model import DGenCTR
 from trainer.optimizers import BLOCK_ROWS, LazyAdam, build_optimizer, log_kept
 from trainer.refusals import require_one_device

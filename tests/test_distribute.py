@@ -17,7 +17,8 @@ from trainer import task
 from trainer.checkpoints import VALUE_SUFFIX, StageCheckpoints, load_trained
 from trainer.config import load_config
 from trainer.data_folder import DataFolder
-from trainer.distribute import Cluster, ClusterLost, Distribution, _sharding_only, connect, naming_lost_tasks
+from trainer.distribute.cluster import Cluster, ClusterLost, naming_lost_tasks
+from trainer.distribute.distribution import Distribution, _sharding_only, connect
 from trainer.loop import train
 from trainer.prediction import Predictor
 

@@ -31,7 +31,7 @@ from preprocessing.schema import SCHEMA_FILE, Schema, load_schema
 from trainer.click_model import ClickModel, Stage
 from trainer.config import LEARNED_WEIGHTS, Config, load_config
 from trainer.data_folder import DataFolder
-from trainer.distribute import first_copy
+from trainer.distribute.replicas import first_copy
 from trainer.metrics import Calibration
 from trainer.models import build_model
 from trainer.optimizers import optimizer_checkpoint

@@ -10,7 +10,7 @@ import tensorflow_recommenders as tfrs
 
 from preprocessing.schema import Schema
 from trainer.config import Config
-from trainer.distribute import average_over_replicas, own_name, replica_seed, shards
+from trainer.distribute.replicas import average_over_replicas, own_name, replica_seed, shards
 from trainer.layers import layer_seed
 from trainer.loss_parts import FIELD
 from trainer.metrics import Calibration

@@ -12,7 +12,8 @@ from trainer.checkpoints import StageCheckpoints, TrainingState
 from trainer.click_model import OBSERVED_EVERY, ClickModel, Stage
 from trainer.config import Config, StageConfig
 from trainer.data_folder import DataFolder
-from trainer.distribute import Distribution, shards
+from trainer.distribute.distribution import Distribution
+from trainer.distribute.replicas import shards
 from trainer.events import EventLog
 from trainer.input import TrainingSplit, fitting_batch_size
 from trainer.interruption import Interrupted, Interruption

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 
 import tensorflow as tf
 
-from trainer.distribute import average_over_replicas
+from trainer.distribute.replicas import average_over_replicas
 
 _moments_stay: ContextVar[bool] = ContextVar("moving moments stay", default=False)
 

@@ -30,7 +30,7 @@ from trainer.clicked import ClickedCombinations
 from trainer.config import Config, FinetuneConfig, StageConfig, uses_labels
 from trainer.data_folder import DataFolder
 from trainer.disk import explain_when_full, require_space
-from trainer.distribute import Distribution
+from trainer.distribute.distribution import Distribution
 from trainer.epochs import Epochs, finished, larger_is_better
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive

@@ -6,7 +6,7 @@ from functools import partial
 import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
-from trainer.distribute import joined, shards
+from trainer.distribute.replicas import joined, shards
 
 BLOCK_ROWS = 1 << 20
 

@@ -8,7 +8,7 @@ import tensorflow as tf
 from trainer.batch import features_of
 from trainer.click_model import ClickModel
 from trainer.data_folder import DataFolder
-from trainer.distribute import Distribution
+from trainer.distribute.distribution import Distribution
 from trainer.input import EvaluationSplit
 from trainer.metrics import Predictions, click_metrics, platt_scaling
 

@@ -8,7 +8,7 @@ from trainer.checkpoints import RANDOM, StageCheckpoints
 from trainer.click_model import ClickModel, Stage
 from trainer.config import Config
 from trainer.data_folder import DataFolder
-from trainer.distribute import Distribution
+from trainer.distribute.distribution import Distribution
 from trainer.refusals import require_one_process, require_pretraining
 from trainer.transfer import transfer
 

@@ -12,7 +12,7 @@ from preprocessing.errors import UserError
 
 if TYPE_CHECKING:
     from trainer.config import Config
-    from trainer.distribute import Distribution
+    from trainer.distribute.distribution import Distribution
 
 ORDER = ("pretrain", "finetune", "evaluate", "export")
 STAGES = (*ORDER, "all", "doctor")
@@ -123,7 +123,8 @@ def _stages(arguments: argparse.Namespace) -> list[str]:
 def _distribution(arguments: argparse.Namespace, stages: Sequence[str]) -> "Distribution":
     """Joins the cluster that TF_CONFIG names, to train. Does not return in a process that only serves it."""
     from preprocessing.schema import load_data_folder_schema
-    from trainer.distribute import Cluster, Distribution, connect, serve
+    from trainer.distribute.cluster import Cluster, serve
+    from trainer.distribute.distribution import Distribution, connect
 
     if not set(stages) & set(TRAINING):
         return Distribution()

@@ -5,7 +5,7 @@ from typing import Literal
 
 from trainer.checkpoints import restore_model
 from trainer.click_model import ClickModel
-from trainer.distribute import shards
+from trainer.distribute.replicas import shards
 from trainer.map_pretraining import HEADS
 from trainer.progress import print_table
 

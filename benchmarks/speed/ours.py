@@ -10,7 +10,7 @@ import tensorflow as tf
 from benchmarks.speed.network import CROSS_LAYERS, DIM, GRADIENT_NORM, HIDDEN_UNITS, IN_FLOAT32, LEARNING_RATE
 from trainer.config import Config, StageConfig, load_config
 from trainer.data_folder import DataFolder
-from trainer.distribute import Distribution
+from trainer.distribute.distribution import Distribution
 from trainer.input import TrainingSplit
 from trainer.models import build_model
 from trainer.optimizers import build_optimizer, set_learning_rate

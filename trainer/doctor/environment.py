@@ -122,7 +122,7 @@ def check_settings(patient: Patient) -> str:
 
 
 def check_cluster(patient: Patient) -> str:
-    from trainer.distribute import Cluster
+    from trainer.distribute.cluster import Cluster
 
     cluster = Cluster.from_environment()
     if cluster is None:
@@ -143,7 +143,8 @@ def check_cluster(patient: Patient) -> str:
 
 def check_devices(patient: Patient) -> str:
     """Whether the devices are there, and settings are of those that several devices or machines can have."""
-    from trainer.distribute import Cluster, local_devices, require_one_machine
+    from trainer.distribute.cluster import Cluster
+    from trainer.distribute.distribution import local_devices, require_one_machine
     from trainer.refusals import require_one_device
 
     if patient.devices is not None:

@@ -53,7 +53,7 @@ class Patient:
     @cached_property
     def is_single(self) -> bool:
         """Whether one process on one device is to train."""
-        from trainer.distribute import Cluster
+        from trainer.distribute.cluster import Cluster
 
         return self.devices is None and Cluster.from_environment() is None
 
