@@ -9,6 +9,7 @@ import tensorflow as tf
 import tensorflow_recommenders as tfrs
 
 from preprocessing.schema import Schema
+from trainer.batch import Batch
 from trainer.config import Config
 from trainer.distribute.replicas import average_over_replicas, own_name, replica_seed, shards
 from trainer.layers import layer_seed
@@ -72,10 +73,10 @@ class ClickModel(tfrs.Model):
         """logit of p(click | features), float [B], before any calibration."""
 
     @abstractmethod
-    def training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    def training_click_logits(self, batch: Batch) -> tf.Tensor:
         """Click logits [B] in a training step: with dropout, and the moments of the batch, drawn from batch["seed"]."""
 
-    def pretraining_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def pretraining_loss_parts(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The loss of pre-training under "loss" and its parts, for models that have one."""
         raise NotImplementedError(f"{type(self).__name__} has no pre-training")
 
@@ -122,7 +123,7 @@ class ClickModel(tfrs.Model):
         """Click probability, float [B]."""
         return tf.sigmoid(self.click_logits(features))
 
-    def loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def loss_parts(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The stage's loss under "loss", and in pre-training each field's own under "field/NAME" and the label's under "label".
 
         Args:
@@ -135,11 +136,11 @@ class ClickModel(tfrs.Model):
                 return self.pretraining_loss_parts(batch, training)
             return self.finetuning_loss_parts(batch, training)
 
-    def finetuning_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def finetuning_loss_parts(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The loss of fine-tuning under "loss", and its parts where there are several."""
         return {"loss": self._click_loss(batch, training)}
 
-    def _click_loss(self, batch: dict[str, tf.Tensor], training: bool) -> tf.Tensor:
+    def _click_loss(self, batch: Batch, training: bool) -> tf.Tensor:
         if training and self.regenerator:
             batch = self.regenerator(batch, layer_seed(batch["seed"], REGENERATION_DRAWS))
         logits = self.training_click_logits(batch) if training else self.click_logits(batch)
@@ -154,7 +155,7 @@ class ClickModel(tfrs.Model):
     def compute_loss(self, inputs: dict[str, tf.Tensor], training: bool = False) -> tf.Tensor:
         return self.loss_parts(inputs, training)["loss"]
 
-    def train_step(self, batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    def train_step(self, batch: Batch) -> dict[str, tf.Tensor]:
         """One optimizer step. Returns the loss parts, the global norm of the gradient before clipping, and update norms.
 
         The norm takes the table's gradient as it comes, a slice for every cell of the batch: slices of one row are not summed, so
@@ -175,7 +176,7 @@ class ClickModel(tfrs.Model):
             self.average.update()
         return {**parts, "gradient_norm": norm, **update_norms(observed, before, gradients, variables)}
 
-    def explain_non_finite(self, batch: dict[str, tf.Tensor]) -> list[str]:
+    def explain_non_finite(self, batch: Batch) -> list[str]:
         """What is not finite in a step on this batch: loss parts, fields and variables. Empty where nothing is found."""
         with tf.GradientTape() as tape:
             parts = self.loss_parts(batch, training=True)

@@ -21,6 +21,7 @@ import numpy as np
 import tensorflow as tf
 
 from preprocessing.schema import Schema
+from trainer.batch import Batch
 from trainer.config import PretrainConfig
 from trainer.loss_parts import FIELD
 from trainer.products import Dense, matmul
@@ -170,7 +171,7 @@ class MapObjective:
         else:
             self._cumulated = [_cumulated(of_field) for of_field in counts]
 
-    def loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def loss_parts(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The loss under "loss", and each field's mean under "field/NAME"."""
         choice_seed, value_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 3))
         hidden_cells = _chosen(tf.shape(batch["ids"])[0], len(self._fields), self._hidden_fields, choice_seed)  # (B, N)
@@ -185,7 +186,7 @@ class MapObjective:
         return {"loss": tf.math.divide_no_nan(tf.reduce_sum(sums), tf.reduce_sum(counts)),
                 **{FIELD + field.name: mean for field, mean in zip(self._fields, means, strict=True)}}
 
-    def _of_masked(self, batch: dict[str, tf.Tensor], masked: tf.Tensor, noise_seed: tf.Tensor, training: bool,
+    def _of_masked(self, batch: Batch, masked: tf.Tensor, noise_seed: tf.Tensor, training: bool,
                    dropout_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Losses [M] of the scored cells, in the order of tf.where, and which these are, bool [B, N]."""
         scored = masked & self._model.embedding.known(batch)
@@ -197,7 +198,7 @@ class MapObjective:
         of_noise = heads.scores(vectors, noise) - log_draws - tf.gather(self._log_noise, noise)  # (M, K)
         return tf.nn.softplus(-own) + tf.reduce_sum(tf.nn.softplus(of_noise), axis=1), scored
 
-    def _of_replaced(self, batch: dict[str, tf.Tensor], replaced: tf.Tensor, value_seed: tf.Tensor, training: bool,
+    def _of_replaced(self, batch: Batch, replaced: tf.Tensor, value_seed: tf.Tensor, training: bool,
                      dropout_seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """As `_of_masked`; every field that can be read is scored."""
         ids, size = batch["ids"], tf.shape(batch["ids"])[:1]

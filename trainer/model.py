@@ -8,7 +8,7 @@ import tensorflow as tf
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
 from trainer.backbones import build_backbone
-from trainer.batch import blank_features
+from trainer.batch import Batch, blank_features
 from trainer.click_model import ClickModel, Features, Stage
 from trainer.config import LEARNED_WEIGHTS, Config, DiffusionConfig, uses_labels
 from trainer.diffusion.objective import DiffusionObjective
@@ -122,7 +122,7 @@ class DGenCTR(ClickModel):
                          rates: tf.Tensor | None = None) -> tf.Tensor:
         return self.label_scoring(self.hidden(tokens, training, seed, rates), self.embedding.label_embeddings)
 
-    def training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    def training_click_logits(self, batch: Batch) -> tf.Tensor:
         """Click logits [B] with dropout, each feature masked with probability `finetune.feature_mask_rate`."""
         mask_seed, dropout_seed = tf.unstack(tf.random.split(batch["seed"], 2))
         rate = self.run_config.finetune.feature_mask_rate
@@ -132,10 +132,10 @@ class DGenCTR(ClickModel):
         mask = tf.random.stateless_uniform(shape, mask_seed) < rate  # (B, F)
         return self._masked_click_logits(batch, mask, training=True, seed=dropout_seed)
 
-    def pretraining_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def pretraining_loss_parts(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         return self.objective.loss_parts(batch, training)
 
-    def finetuning_loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def finetuning_loss_parts(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The click loss and, in training, the diffusion loss with the weight `finetune.auxiliary_diffusion`.
 
         What is masked for the latter passes through the network a second time, normalised by its own moments; the moving ones, by

@@ -4,7 +4,7 @@ import tensorflow as tf
 
 from preprocessing.schema import Schema
 from trainer.baselines import build_network
-from trainer.batch import blank_features
+from trainer.batch import Batch, blank_features
 from trainer.click_model import ClickModel, Features
 from trainer.config import Config
 from trainer.embedding import FeatureEmbedding
@@ -35,7 +35,7 @@ class Baseline(ClickModel):
         """logit of p(click | features), float [B]."""
         return self.network(self.embedding.values(features))
 
-    def training_click_logits(self, batch: dict[str, tf.Tensor]) -> tf.Tensor:
+    def training_click_logits(self, batch: Batch) -> tf.Tensor:
         """Click logits [B] with dropout."""
         network = self._compiled_network if self.run_config.runtime.xla else self.network
         return network(self.embedding.values(batch), training=True, seed=batch["seed"])

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import SequenceField
-from trainer.batch import UNLABELLED
+from trainer.batch import UNLABELLED, Batch
 from trainer.diffusion.corruption import corrupt
 from trainer.diffusion.distributions import FieldDistributions
 from trainer.diffusion.list_targets import ListTargets
@@ -51,7 +51,7 @@ class DiffusionObjective:
         self.distributions = FieldDistributions(
             model.schema, model.run_config.model.scoring, model.field_scoring, model.embedding, frequencies)
 
-    def loss_parts(self, batch: dict[str, tf.Tensor], training: bool) -> dict[str, tf.Tensor]:
+    def loss_parts(self, batch: Batch, training: bool) -> dict[str, tf.Tensor]:
         """The loss under "loss", the mean of each masked field under "field/NAME", that of the label, if a token, under "label"."""
         model = self._model
         labelled = tf.not_equal(batch["label"], UNLABELLED) & self._has_label  # (B,)
@@ -74,7 +74,7 @@ class DiffusionObjective:
         parts = {name: tf.math.divide_no_nan(*of_token) for name, *of_token in zip(self._names, sums, counts, strict=True)}
         return {"loss": total / tf.cast(tf.shape(scored)[0], tf.float32), **parts}
 
-    def _values(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Corruption]:
+    def _values(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, Corruption]:
         """What can be predicted of the features: of a list one of its values.
 
         Returns:
