@@ -13,6 +13,7 @@ import types
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 from data_folders import write_data_folder, write_folder_of_all_kinds
 
 from preprocessing.errors import UserError
@@ -41,6 +42,10 @@ def sound_data(tmp_path_factory):
             entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
     manifest |= {"command": WRITTEN_BY, "schema_sha256": hashlib.sha256((folder / "schema.yaml").read_bytes()).hexdigest()}
     (folder / "manifest.json").write_text(json.dumps(manifest))
+    for name in ("samples/raw.tfrecord", "samples/records.tfrecord", "transform_fn/saved_model.pb"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        with tf.io.TFRecordWriter(str(folder / name)) as writer:
+            writer.write(b"a row")
     return folder
 
 
@@ -90,7 +95,7 @@ def test_a_sound_folder_passes_every_check(patient, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert code == 0, lines
     assert [line[5:20].strip() for line in lines[:-1]] == [check.name for check in diagnosis.CHECKS]
-    assert not [line for line in lines if line.startswith(("fail", "skip"))]
+    assert [line for line in lines if line.startswith(("fail", "skip"))] == ["skip data: workers  one process reads all files"]
     assert lines[-1].startswith("doctor: 0 failed")
 
 
@@ -105,6 +110,16 @@ def test_every_check_runs_although_earlier_ones_fail(data, tmp_path, monkeypatch
     assert failed == {"cluster", "settings", "data: files", "model folder"}
     assert "skip memory         needs settings" in lines
     assert len(lines) == len(diagnosis.CHECKS) + 1 and "Traceback" not in captured.out + captured.err
+
+
+def test_a_malformed_tf_config_is_named_once(patient, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", "{")
+    trained(dataclasses.replace(patient, model_dir=patient.model_dir.with_name("earlier")), "finetune")
+    nightly = dataclasses.replace(patient, init_from=patient.model_dir.with_name("earlier"))
+    findings = {finding.check: finding for finding in diagnosis.diagnose(nightly)}
+    assert [name for name, finding in findings.items() if finding.status == "fail"] == ["cluster"]
+    waiting = {name for name, finding in findings.items() if finding.text == "needs cluster"}
+    assert waiting == {"devices", "data: workers", "memory", "fine-tuning"}
 
 
 def test_without_folders_the_environment_is_checked(capsys):
@@ -245,7 +260,7 @@ def test_a_taken_port_in_tf_config(monkeypatch, taken_port):
 
 
 def test_devices_that_are_there():
-    assert environment.check_devices(Patient()) == "one"
+    assert environment.check_devices(Patient()) == "one, TensorFlow's default"
     assert environment.check_devices(Patient(devices="cpus:2")) == "CPU:0, CPU:1"
 
 
@@ -265,6 +280,16 @@ def test_settings_that_several_devices_cannot_have():
     averaging = Patient(devices="cpus:2", assignments=("finetune.averaging=0.9",))
     with pytest.raises(UserError, match="finetune.averaging is kept by one process on one device"):
         environment.check_devices(averaging)
+
+
+def test_averages_of_a_pretraining_that_is_done_are_no_obstacle(patient):
+    averaging = dataclasses.replace(patient, devices="cpus:2", assignments=("pretrain.averaging=0.9",))
+    with pytest.raises(UserError, match="pretrain.averaging is kept by one process"):
+        environment.check_devices(averaging)
+    trained(patient)
+    with pytest.raises(Concern, match="pretrain.averaging is kept by one process .*; fine-tuning can be trained so"):
+        environment.check_devices(averaging)
+    assert environment.check_devices(dataclasses.replace(averaging, from_scratch=True)) == "CPU:0, CPU:1"
 
 
 # The data folder.
@@ -381,6 +406,19 @@ def test_fields_that_training_leaves_unread(tmp_path, patient):
     folder = write_folder_of_all_kinds(tmp_path / "kinds", rows=64)
     with pytest.raises(Concern, match="^image would be left unread"):
         data_folder.check_fields(Patient(data_dir=folder))
+
+
+def test_more_workers_than_files(patient, monkeypatch):
+    cluster(monkeypatch, "127.0.0.1:1", "127.0.0.1:2")
+    assert data_folder.check_workers(patient) == "2 workers share 2 files"
+    cluster(monkeypatch, "127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3")
+    with pytest.raises(UserError, match="has 2 files for 3 workers, and each worker reads files of its own"):
+        data_folder.check_workers(patient)
+
+
+def test_slices_by_a_field_that_is_not_there(patient):
+    with pytest.raises(UserError, match="no slices by field 'brand': .* has the single-valued fields user, item, hour"):
+        data_folder.check_fields(dataclasses.replace(patient, slices=("item", "brand")))
 
 
 def test_the_memory_is_that_of_the_rows_a_stage_reads(tmp_path, monkeypatch):
@@ -628,6 +666,7 @@ def test_a_version_that_can_be_published(patient):
 
 
 @pytest.mark.parametrize(("flags", "said"), [
+    (["--export_dir", "{file}/exports"], "{file} is a file, so {file}/exports cannot be made: give another --export_dir"),
     (["--keep", "0"], "cannot keep 0 versions"),
     (["--label", "no name"], "label 'no name' is not a name"),
     (["--export_dir", "{file}"], "model base path {file} is a file")])
@@ -637,6 +676,23 @@ def test_what_export_would_refuse_after_training(patient, flags, said, tmp_path,
     folders = ["--data_dir", str(patient.data_dir), "--model_dir", str(patient.model_dir)]
     assert task.main(["--stage=doctor", *folders, *(flag.format(file=file) for flag in flags)]) == 1
     assert f"fail export         {said.format(file=file)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "said"), [
+    ("transform_fn/saved_model.pb", "is missing: restore it from a copy, or run `python -m preprocessing.task"),
+    ("samples/raw.tfrecord", "sample file .*raw.tfrecord cannot be read")])
+def test_what_export_needs_of_the_data_folder(patient, name, said):
+    (patient.data_dir / name).unlink()
+    with pytest.raises(UserError, match=said):
+        model_folder.check_export(patient)
+
+
+def test_a_damaged_register_of_versions(patient):
+    base_path = patient.model_dir / "export" / "tiny"
+    base_path.mkdir(parents=True)
+    (base_path / "versions.json").write_text("{")
+    with pytest.raises(UserError, match="versions.json"):
+        model_folder.check_export(patient)
 
 
 def test_the_lock_file_names_the_declared_packages():

@@ -67,7 +67,7 @@ def test_unknown_values_have_no_occurrences_and_missing_ones_are_absent(data_dir
 
 def test_an_unknown_field_is_refused_with_those_that_there_are(data_dir):
     with pytest.raises(UserError, match="no slices by field 'brand': .* has the single-valued fields user, item, hour; name some"):
-        field_place("brand", DataFolder.open(data_dir))
+        field_place("brand", DataFolder.open(data_dir).schema, data_dir)
 
 
 def test_an_evaluated_model_reports_its_slices(data_dir, tmp_path, capsys):

@@ -1,6 +1,6 @@
 """A finished data folder as training sees it: schema, manifest, counts, and the share of labels that is used."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -157,3 +157,12 @@ def _labels_used(file: RecordFile, share: float) -> tuple[int, int]:
             first_row += len(labels)
             found, clicks = found + int(used.sum()), clicks + int((labels[used] == 1).sum())
     return found, clicks
+
+
+def require_file_for_each(workers: int, files: Sequence[RecordFile], data_dir: Path, labelled_only: bool) -> None:
+    """Refuses more workers than the training split has files for them to read."""
+    if len(files) < workers:
+        raise UserError(f"data folder {data_dir}: the training split has {len(files)} files {'with labels ' * labelled_only}for "
+                        f"{workers} workers, and each worker reads files of its own. Preprocessing writes one file for each input "
+                        f"file, or more where that is large: cut the log into at least {workers} files and run "
+                        "`python -m preprocessing.task` again, or start fewer workers")

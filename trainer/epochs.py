@@ -33,7 +33,7 @@ def finished(settings: StageConfig, state: TrainingState) -> bool:
     return state.epoch >= settings.epochs or state.stale_epochs >= settings.patience
 
 
-def larger_is_better(monitor: str, value: float) -> float:
+def score_of(monitor: str, value: float) -> float:
     """The value of a monitor, negated where smaller ones are better."""
     return -value if monitor in SMALLER_IS_BETTER else value
 
@@ -189,7 +189,7 @@ class Epochs:
     def _set_learning_rate(self, epoch_step: int) -> None:
         settings, state = self._stage_config, self._state
         if settings.learning_rate_schedule == "cosine":
-            per_epoch = self._steps.per_epoch  # earlier epochs may have had another number of steps (`_change_course`)
+            per_epoch = self._steps.per_epoch  # earlier epochs may have had another number of steps (`trainer.loop`)
             done = (state.epoch * per_epoch + epoch_step) / (settings.epochs * per_epoch)
             state.learning_rate = cosine_learning_rate(settings.learning_rate, done)
         set_learning_rate(self._model.optimizer, state.learning_rate)
@@ -207,7 +207,7 @@ class Epochs:
 
     def _judge(self, value: float) -> bool:
         """Compares the monitor with the best so far and counts stale epochs. Returns whether it improved."""
-        score, state = larger_is_better(self._stage_config.monitor, value), self._state
+        score, state = score_of(self._stage_config.monitor, value), self._state
         improved = score > state.best
         if improved:
             state.best, state.best_epoch, state.stale_epochs = score, state.epoch, 0

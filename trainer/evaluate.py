@@ -41,7 +41,7 @@ def evaluate(data_dir: str | Path, model_dir: str | Path, split: str = "test", s
     """
     data, model_dir = DataFolder.open(data_dir), Path(model_dir)
     for field in sliced_by:
-        field_place(field, data)  # refused before the model is loaded
+        field_place(field, data.schema, data.path)  # refused before the model is loaded
     model = load_trained(model_dir)
     data = data.without(model.run_config.model.ignored_fields)
     finetuning = StageCheckpoints(model_dir, "finetune")

@@ -30,7 +30,7 @@ from trainer.damaged_records import (
     salvaged,
     verified,
 )
-from trainer.data_folder import DataFolder, label_is_used
+from trainer.data_folder import DataFolder, label_is_used, require_file_for_each
 
 SMALLEST_BATCH = 32
 # tf.data's graph rewrites would make the rows in memory constants of a graph: a copy, and an error above 2 GB.
@@ -167,11 +167,7 @@ class TrainingSplit(_Split):
     def __init__(self, folder: DataFolder, batch_size: int, seed: int, window_rows: int,
                  worker: int = 0, workers: int = 1, corrupt_records: float = 0.0, labelled_only: bool = False):
         super().__init__(folder, "train", window_rows, corrupt_records, labelled_only)
-        if len(self._files) < workers:
-            raise UserError(f"data folder {folder.path}: the training split has {len(self._files)} files "
-                            f"{'with labels ' * self._leaves_out}for {workers} workers, and each worker reads files of its own. "
-                            "Preprocessing writes one file for each input file, or more where that is large: cut the log into at "
-                            f"least {workers} files and run `python -m preprocessing.task` again, or start fewer workers")
+        require_file_for_each(workers, self._files, folder.path, self._leaves_out)
         shares = _deal(self._files, workers, self._rows_of)
         smallest = min(sum(map(self._rows_of, share)) for share in shares)
         self._files = shares[worker]
@@ -182,8 +178,7 @@ class TrainingSplit(_Split):
         self._window_rows = -(-window_rows // self.batch_size) * self.batch_size
 
     def epoch(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
-        """Batches {"ids": int32 [B, N], "label": float [B]}, each list field by its name, int32 [B, max_length] filled up with -1,
-        and "group": int64 [B] or "weight": float [B] where the schema has one.
+        """The batches of a pass over the rows, as `trainer.batch` describes them.
 
         Args:
           epoch: number of the pass, from 0.

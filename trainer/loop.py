@@ -31,7 +31,7 @@ from trainer.config import Config, FinetuneConfig, StageConfig, uses_labels
 from trainer.data_folder import DataFolder
 from trainer.disk import explain_when_full, require_space
 from trainer.distribute.distribution import Distribution
-from trainer.epochs import Epochs, finished, larger_is_better
+from trainer.epochs import Epochs, finished, score_of
 from trainer.interruption import Interrupted, Interruption, interruptible
 from trainer.lock import exclusive
 from trainer.memory import require_memory
@@ -233,7 +233,7 @@ def _change_course(stage: Stage, state: TrainingState, settings: StageConfig, ch
     if another_task or f"{stage}.monitor" in names:
         best = next((record["valid"] for record in state.history if record["epoch"] == state.best_epoch), {})
         value = None if another_task else best.get(settings.monitor)
-        state.best, state.stale_epochs = -math.inf if value is None else larger_is_better(settings.monitor, value), 0
+        state.best, state.stale_epochs = -math.inf if value is None else score_of(settings.monitor, value), 0
 
 
 def _warn_of_a_damaged_best(checkpoints: StageCheckpoints, last: Path, state: TrainingState) -> None:

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from preprocessing.errors import UserError
 from preprocessing.schema import Schema
+from trainer.batch import Batch
 from trainer.config import RegenerationConfig
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
     from trainer.model import DGenCTR
 
 _LABEL = {"clicks": 1.0, "non_clicks": 0.0}
-Batch = dict[str, tf.Tensor]
 
 
 class Regenerator:

@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from preprocessing.errors import UserError
-from preprocessing.schema import MISSING_ROW, UNKNOWN_ROW
+from preprocessing.schema import MISSING_ROW, UNKNOWN_ROW, Schema
 from trainer.metrics import Predictions, click_metrics
 
 if TYPE_CHECKING:
@@ -42,21 +43,21 @@ class FieldOccurrences:
     @classmethod
     def of(cls, name: str, ids: np.ndarray, data: "DataFolder") -> "FieldOccurrences":
         """Occurrences of the values of field `name` in rows with local ids [rows, id fields]."""
-        place = field_place(name, data)
+        place = field_place(name, data.schema, data.path)
         frequencies = data.field_frequencies[place].copy()
         frequencies[UNKNOWN_ROW] = 0
         return cls(name, frequencies[ids[:, place]], ids[:, place] != MISSING_ROW)
 
 
-def field_place(name: str, data: "DataFolder") -> int:
+def field_place(name: str, schema: Schema, data_dir: Path) -> int:
     """Where an id field stands among `schema.id_fields`.
 
     Raises:
       UserError: no id field has this name.
     """
-    names = [field.name for field in data.schema.id_fields]
+    names = [field.name for field in schema.id_fields]
     if name not in names:
-        raise UserError(f"no slices by field {name!r}: the data folder {data.path} has the single-valued fields {', '.join(names)}; "
+        raise UserError(f"no slices by field {name!r}: the data folder {data_dir} has the single-valued fields {', '.join(names)}; "
                         "name some of them")
     return names.index(name)
 

@@ -22,7 +22,7 @@ EXAMPLES = """stages:
   evaluate   metrics, plots and REPORT.md of the fine-tuned model on a split
   export     publish the fine-tuned model as the next version of a SavedModel for TF Serving
   all        the four of them in this order
-  doctor     change nothing; check packages, folders, memory, disk and ports, and say what mends what is wrong:
+  doctor     change nothing; check packages, devices, folders, memory, disk and ports, and say what mends what is wrong:
              put it in place of the stage of any command
 
 examples:
@@ -143,15 +143,19 @@ def run_stage(stage: str, arguments: argparse.Namespace, config: "Config", began
     elif stage == "evaluate":
         from trainer.evaluate import evaluate
 
-        sliced_by = arguments.slices.split(",") if arguments.slices else ()
-        evaluate(arguments.data_dir, arguments.model_dir, arguments.split or "test", sliced_by)
+        evaluate(arguments.data_dir, arguments.model_dir, arguments.split or "test", _sliced_by(arguments))
     else:
         from preprocessing.schema import load_data_folder_schema
         from serving.export.exporter import export
+        from serving.versions.folders import default_base_path
 
         name = load_data_folder_schema(arguments.data_dir).name
-        base_path = Path(arguments.export_dir or Path(arguments.model_dir) / "export" / name)
+        base_path = Path(arguments.export_dir or default_base_path(Path(arguments.model_dir), name))
         export(arguments.model_dir, arguments.data_dir, base_path, arguments.keep, arguments.label)
+
+
+def _sliced_by(arguments: argparse.Namespace) -> tuple[str, ...]:
+    return tuple(arguments.slices.split(",")) if arguments.slices else ()
 
 
 def _examine(arguments: argparse.Namespace) -> int:
@@ -163,7 +167,7 @@ def _examine(arguments: argparse.Namespace) -> int:
                 ("export_dir", arguments.export_dir))}
     return examine(Patient(**folders, config_path=arguments.config, assignments=tuple(arguments.assignments),
                            from_scratch=arguments.from_scratch, allow_changes=arguments.allow_changes, devices=arguments.devices,
-                           keep=arguments.keep, label=arguments.label))
+                           slices=_sliced_by(arguments), keep=arguments.keep, label=arguments.label))
 
 
 def run(argv: Sequence[str]) -> int | None:

@@ -41,8 +41,9 @@ def export(model_dir: str | Path, data_dir: str | Path, base_path: str | Path, k
     require_base_path(base_path)
     if keep is not None:
         require_count(keep)
+    register = read_register(base_path)
     if label is not None:
-        require_label(label, None, read_register(base_path))
+        require_label(label, None, register)
     model = load_trained(model_dir)
     _require_same_schema(model.schema.without(()), load_data_folder_schema(data_dir), model_dir, data_dir)
     _require_same_training_rows(model_dir, data_dir)

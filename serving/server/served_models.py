@@ -15,13 +15,6 @@ from serving.server.status import StatusError, failed_precondition, not_found
 from serving.versions.folders import meant_instead
 
 
-class LookFailed(Exception):
-    """What went wrong while looking for versions, by model; `__cause__` is the first of it, with its traceback."""
-
-    def __init__(self, failures: Mapping[str, Exception]):
-        super().__init__("; ".join(f"model {name}: {type(error).__name__}: {error}" for name, error in failures.items()))
-
-
 class ServedModels:
     """The models of a server by name. Calls take no lock.
 
@@ -68,17 +61,18 @@ class ServedModels:
         """Looks at all base paths once.
 
         Raises:
-          LookFailed: looking at some models failed in the server itself; all others have been looked at.
+          ExceptionGroup: looking at some models failed in the server itself; all others have been looked at.
         """
-        failures = {}
+        failures = []
         with self._managing:
             for name, model in self._models.items():
                 try:
                     model.poll()
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is raised below
-                    failures[name] = error
+                    error.add_note(f"while looking for versions of model {name}")
+                    failures.append(error)
         if failures:
-            raise LookFailed(failures) from next(iter(failures.values()))
+            raise ExceptionGroup("looking for versions", failures)
 
     def servable(self, spec: model_pb2.ModelSpec) -> Servable:
         """The version that a request asks for; raises StatusError as `ServedVersions.servable`."""

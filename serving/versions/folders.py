@@ -52,6 +52,11 @@ def highest_name(base_path: Path) -> int:
     return max((_number(path.name) or 0 for path in base_path.iterdir()), default=0)
 
 
+def default_base_path(model_dir: Path, name: str) -> Path:
+    """Where the versions of a model folder go unless told otherwise."""
+    return model_dir / "export" / name
+
+
 def require_base_path(base_path: Path) -> None:
     """Refuses what cannot be a model base path; one that is not there yet can.
 

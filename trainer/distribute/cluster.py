@@ -64,6 +64,11 @@ class Cluster:
         return "ps" in self.tasks
 
     @property
+    def workers(self) -> int:
+        """How many tasks read rows: without parameter servers the chief, too."""
+        return len(self.tasks.get("worker", [])) + (not self.has_servers) * len(self.tasks.get("chief", []))
+
+    @property
     def is_chief(self) -> bool:
         return self.role == "chief" or ("chief" not in self.tasks and (self.role, self.index) == ("worker", 0))
 

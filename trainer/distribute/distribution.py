@@ -174,7 +174,7 @@ def connect(cluster: Cluster | None, devices: str | None, table_rows: int) -> Di
     if cluster.has_servers:
         partitioner = _sharding_only(table_rows, len(cluster.tasks["ps"]))
         strategy = tf.distribute.ParameterServerStrategy(resolver, variable_partitioner=partitioner)
-        return ParameterServers(strategy, len(cluster.tasks["worker"]))
+        return ParameterServers(strategy, cluster.workers)
     strategy = tf.distribute.MultiWorkerMirroredStrategy(resolver)
     everyone = [("chief", 0)] * ("chief" in cluster.tasks) + [("worker", i) for i in range(len(cluster.tasks.get("worker", [])))]
     return Synchronous(strategy, everyone.index((cluster.role, cluster.index)), len(everyone), cluster.is_chief)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from preprocessing.errors import UserError
-from trainer.doctor.patient import Concern, Patient
+from trainer.doctor.patient import Concern, Inapplicable, Patient
 
 BLOCK_BYTES = 4 << 20
 
@@ -53,7 +53,27 @@ def _describe_split(data, name: str) -> str:
     return f"{rows:,} ({clicks}{f', {labelled:,} with a label' if 0 < labelled < rows else ''})"
 
 
+def check_workers(patient: Patient) -> str:
+    """Whether each worker of a cluster finds a file to read, in both stages."""
+    from trainer.data_folder import require_file_for_each
+    from trainer.distribute.cluster import Cluster
+
+    cluster = Cluster.from_environment()
+    if cluster is None:
+        raise Inapplicable("one process reads all files")
+    files = patient.data.files("train")
+    for stage in patient.stages:
+        labelled_only = stage == "finetune" and patient.data.unlabelled("train") > 0
+        read = [file for file in files if file.labelled or not labelled_only]
+        require_file_for_each(cluster.workers, read, patient.data_dir, labelled_only)
+    return f"{cluster.workers} workers share {len(files)} files"
+
+
 def check_fields(patient: Patient) -> str:
+    from trainer.slices import field_place
+
+    for field in patient.slices:
+        field_place(field, patient.read_schema, patient.data_dir)
     count, ignored, unread = len(patient.schema.fields), patient.config.model.ignored_fields, patient.read_schema.vector_fields
     if unread:
         names = ", ".join(field.name for field in unread)
@@ -68,7 +88,7 @@ def check_files(patient: Patient) -> str:
     total = sum(entry.get("bytes", 0) for entry in entries)
     with _Progress(total) as progress:
         for name in _derived_files(patient.schema):
-            _require_file(patient, name)
+            require_file(patient, name)
         for entry in entries:
             _check_file(patient, entry, progress)
     if any("sha256" not in entry for entry in entries):
@@ -83,19 +103,20 @@ def _derived_files(schema) -> list[str]:
     return ["frequencies.npy", *vocabularies, *["buckets.json"] * bool(schema.numeric_fields), *["tally.npz"] * bool(schema.sharing_fields)]
 
 
-def _require_file(patient: Patient, name: str) -> Path:
+def require_file(patient: Patient, name: str) -> Path:
+    """The path of a file of the data folder, which must be there."""
     path = patient.data_dir / name
     if not path.is_file():
-        raise UserError(f"{path} is missing: {_mend_file(patient)}")
+        raise UserError(f"{path} is missing: {mend_file(patient)}")
     return path
 
 
-def _mend_file(patient: Patient) -> str:
+def mend_file(patient: Patient) -> str:
     return f"restore it from a copy, or run `{patient.preprocessing}`"
 
 
 def _check_file(patient: Patient, entry: dict, progress: "_Progress") -> None:
-    path, mend = _require_file(patient, entry["path"]), _mend_file(patient)
+    path, mend = require_file(patient, entry["path"]), mend_file(patient)
     size = path.stat().st_size
     if size != entry.get("bytes", size):
         raise UserError(f"{path} has {size:,} bytes and was written with {entry['bytes']:,}: {mend}")

@@ -151,10 +151,16 @@ def check_devices(patient: Patient) -> str:
         require_one_machine(Cluster.from_environment(), patient.devices)
         text = ", ".join(local_devices(patient.devices))
     else:
-        text = "one" if patient.is_single else "all GPUs of every machine, or its processor"
-    for stage in patient.stages:
-        if getattr(patient.config, stage).averaging:
-            require_one_device(patient.is_single, stage)
+        text = "one, TensorFlow's default" if patient.is_single else "all GPUs of every machine, or its processor"
+    if patient.config.finetune.averaging:
+        require_one_device(patient.is_single, "finetune")
+    if patient.config.pretrain.averaging and not patient.from_scratch:
+        try:
+            require_one_device(patient.is_single, "pretrain")
+        except UserError as error:
+            if patient.needs_pretraining and not patient.has_pretraining:
+                raise
+            raise Concern(f"{error}; fine-tuning can be trained so") from error
     return text
 
 

@@ -4,7 +4,10 @@ import tempfile
 from pathlib import Path
 
 from preprocessing.errors import UserError
+from trainer.doctor.data_folder import require_file
 from trainer.doctor.patient import Concern, Inapplicable, Patient
+
+TRANSFORM_GRAPH = "transform_fn/saved_model.pb"
 
 
 def check_model_folder(patient: Patient) -> str:
@@ -32,6 +35,8 @@ def check_model_folder(patient: Patient) -> str:
 
 def _require_writable(folder: Path, flag: str) -> None:
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise UserError(f"{existing} is a file, so {folder} cannot be made: give another {flag}")
     try:
         with tempfile.TemporaryFile(dir=existing):
             pass
@@ -111,7 +116,6 @@ def _check_earlier_model(patient: Patient) -> str:
     """Whether the model of --init_from can be carried over; a run that has begun from it has done so."""
     from trainer.carry_over import EarlierModel, plan
     from trainer.checkpoints import OPTIMIZER, RAW, StageCheckpoints, damage
-    from trainer.refusals import require_one_process
     from trainer.runtime import resolved
 
     pretrained = StageCheckpoints(patient.init_from, "pretrain").best()
@@ -120,11 +124,12 @@ def _check_earlier_model(patient: Patient) -> str:
     except UserError as error:
         if pretrained is None:
             raise
+        _require_one_process(patient)
         raise Concern(f"{error}; pre-training can start from {pretrained}") from error
     if _has_begun(patient, earlier.origin):
         return f"goes on from an earlier model, {earlier.best}"
     config = resolved(patient.config)
-    require_one_process(patient.is_single, patient.init_from)
+    _require_one_process(patient)
     earlier.require_network(config)
     if broken := damage(earlier.best, only=lambda name: not name.startswith((OPTIMIZER, RAW))):
         raise UserError(f"--init_from: checkpoint {earlier.best} is damaged ({broken}): restore it from a copy, or give another model")
@@ -134,6 +139,16 @@ def _check_earlier_model(patient: Patient) -> str:
         raise Inapplicable("needs data: rows") from error
     plan(earlier, config, data)
     return f"an earlier model, {earlier.best}"
+
+
+def _require_one_process(patient: Patient) -> None:
+    from trainer.refusals import require_one_process
+
+    try:
+        is_single = patient.is_single
+    except UserError as error:
+        raise Inapplicable("needs cluster") from error
+    require_one_process(is_single, patient.init_from)
 
 
 def _has_begun(patient: Patient, origin: str) -> bool:
@@ -152,7 +167,8 @@ def _has_begun(patient: Patient, origin: str) -> bool:
 
 
 def check_export(patient: Patient) -> str:
-    """Whether a version could be published, asked before hours of training."""
+    """Whether a trained model could be published, asked before hours of training."""
+    from serving.export.parity import read_samples
     from serving.versions.folders import require_base_path
     from serving.versions.labels import read_register, require_label
     from serving.versions.publishing import require_count
@@ -162,6 +178,9 @@ def check_export(patient: Patient) -> str:
     _require_writable(base_path, "--export_dir")
     if patient.keep is not None:
         require_count(patient.keep)
+    register = read_register(base_path)
     if patient.label is not None:
-        require_label(patient.label, None, read_register(base_path))
+        require_label(patient.label, None, register)
+    require_file(patient, TRANSFORM_GRAPH)
+    read_samples(patient.data_dir)
     return f"{base_path} can be written"

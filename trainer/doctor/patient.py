@@ -26,7 +26,7 @@ class Patient:
       config_path, assignments: as for training.
       from_scratch: whether fine-tuning is meant to start from random parameters.
       allow_changes: whether a stage that has begun may go on with other settings.
-      devices, export_dir, keep, label: as for training and export.
+      devices, slices, export_dir, keep, label: as for training, evaluation and export.
     """
 
     data_dir: Path | None = None
@@ -37,6 +37,7 @@ class Patient:
     from_scratch: bool = False
     allow_changes: bool = False
     devices: str | None = None
+    slices: tuple[str, ...] = ()
     export_dir: Path | None = None
     keep: int | None = None
     label: str | None = None
@@ -44,6 +45,13 @@ class Patient:
     @property
     def needs_pretraining(self) -> bool:
         return not (self.from_scratch or self.init_from)
+
+    @property
+    def has_pretraining(self) -> bool:
+        """Whether the model folder holds one that fine-tuning can start from."""
+        from trainer.checkpoints import StageCheckpoints
+
+        return self.model_dir is not None and StageCheckpoints(self.model_dir, "pretrain").best() is not None
 
     @property
     def stages(self) -> tuple[str, ...]:
@@ -112,7 +120,9 @@ class Patient:
     @property
     def base_path(self) -> Path:
         """The model base path that export would publish under."""
-        return self.export_dir or self.model_dir / "export" / self.schema.name
+        from serving.versions.folders import default_base_path
+
+        return self.export_dir or default_base_path(self.given(self.model_dir, "--model_dir"), self.schema.name)
 
     def given(self, path: Path | None, flag: str) -> Path:
         if path is None:
