@@ -504,6 +504,12 @@ def test_a_data_folder_given_as_the_model_folder(patient):
         model_folder.check_model_folder(dataclasses.replace(patient, model_dir=patient.data_dir))
 
 
+def test_a_model_folder_below_a_file(patient):
+    patient.model_dir.write_text("")
+    with pytest.raises(UserError, match="model is a file, so .*/model/new cannot be made: give another --model_dir"):
+        model_folder.check_model_folder(dataclasses.replace(patient, model_dir=patient.model_dir / "new"))
+
+
 def test_the_folder_of_a_stage_given_as_the_model_folder(patient):
     checkpoint = trained(patient)
     with pytest.raises(UserError, match=f"is the folder of one stage .* give `--model_dir {patient.model_dir}`"):
@@ -666,7 +672,7 @@ def test_a_version_that_can_be_published(patient):
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (["--export_dir", "{file}/exports"], "{file} is a file, so {file}/exports cannot be made: give another --export_dir"),
+    (["--export_dir", "{file}/exports"], "model base path {file}/exports lies below {file}, which is a file: give the folder that"),
     (["--keep", "0"], "cannot keep 0 versions"),
     (["--label", "no name"], "label 'no name' is not a name"),
     (["--export_dir", "{file}"], "model base path {file} is a file")])

@@ -168,6 +168,13 @@ def test_flags_that_cannot_be_followed_are_refused_before_any_work(model_dir, da
     assert message in capsys.readouterr().err and not (tmp_path / "base").exists()
 
 
+def test_a_damaged_register_is_refused_before_any_work(data_dir, tmp_path):
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "versions.json").write_text("{")
+    with pytest.raises(UserError, match="versions.json"):
+        exporter.export(tmp_path / "no model is looked for", data_dir, tmp_path / "base")
+
+
 def test_a_data_folder_of_another_schema_is_refused(model_dir, data_dir, tmp_path, monkeypatch):
     model = stand_in.TableModel()
     model.schema = stand_in.schema(name="other", missing=["?"])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from preprocessing.errors import UserError
 from preprocessing.schema import SCHEMA_FILE, Schema, load_data_folder_schema, train_checksum
 from serving.export.model_card import Facts, read_facts, write_model_card
-from serving.versions.folders import SCHEMA_ASSET, require_base_path
-from serving.versions.labels import read_register, require_label
-from serving.versions.publishing import keep_highest, require_count, staged_version
+from serving.versions.folders import SCHEMA_ASSET
+from serving.versions.labels import read_register
+from serving.versions.publishing import keep_highest, require_publishable, staged_version
 from serving.versions.publishing import publish as publish_version
 
 if TYPE_CHECKING:
@@ -38,12 +38,7 @@ def export(model_dir: str | Path, data_dir: str | Path, base_path: str | Path, k
     from trainer.checkpoints import load_trained
 
     model_dir, data_dir, base_path = Path(model_dir), Path(data_dir), Path(base_path)
-    require_base_path(base_path)
-    if keep is not None:
-        require_count(keep)
-    register = read_register(base_path)
-    if label is not None:
-        require_label(label, None, register)
+    require_publishable(base_path, keep, label)
     model = load_trained(model_dir)
     _require_same_schema(model.schema.without(()), load_data_folder_schema(data_dir), model_dir, data_dir)
     _require_same_training_rows(model_dir, data_dir)

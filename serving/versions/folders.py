@@ -61,10 +61,12 @@ def require_base_path(base_path: Path) -> None:
     """Refuses what cannot be a model base path; one that is not there yet can.
 
     Raises:
-      UserError: the path is a file, or a version itself.
+      UserError: the path is a file or below one, or a version itself.
     """
-    if base_path.exists() and not base_path.is_dir():
-        raise UserError(f"model base path {base_path} is a file: give the folder that holds the version folders 1, 2, ...")
+    existing = next(path for path in (base_path, *base_path.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        below = "" if existing == base_path else f" lies below {existing}, which"
+        raise UserError(f"model base path {base_path}{below} is a file: give the folder that holds the version folders 1, 2, ...")
     if (base_path / SAVED_MODEL_FILE).is_file():
         raise UserError(f"model base path {base_path} is a version itself (it has a {SAVED_MODEL_FILE}): give its parent folder")
 

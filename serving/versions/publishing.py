@@ -249,6 +249,20 @@ def keep_highest(base_path: Path, count: int) -> list[int]:
     return list(gone)
 
 
+def require_publishable(base_path: Path, keep: int | None, label: str | None) -> None:
+    """Refuses at once what publishing a new version would refuse at its end.
+
+    Raises:
+      UserError: no model base path, a register that cannot be read, a count below 1, or a label that the version cannot have.
+    """
+    require_base_path(base_path)
+    if keep is not None:
+        require_count(keep)
+    register = read_register(base_path)
+    if label is not None:
+        require_label(label, None, register)
+
+
 def require_count(count: int) -> None:
     if count < 1:
         raise UserError(f"cannot keep {count} versions: expected at least 1, which answers, and better 2, so that there is one to roll back to")

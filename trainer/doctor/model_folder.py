@@ -169,18 +169,11 @@ def _has_begun(patient: Patient, origin: str) -> bool:
 def check_export(patient: Patient) -> str:
     """Whether a trained model could be published, asked before hours of training."""
     from serving.export.parity import read_samples
-    from serving.versions.folders import require_base_path
-    from serving.versions.labels import read_register, require_label
-    from serving.versions.publishing import require_count
+    from serving.versions.publishing import require_publishable
 
     base_path = patient.base_path
-    require_base_path(base_path)
+    require_publishable(base_path, patient.keep, patient.label)
     _require_writable(base_path, "--export_dir")
-    if patient.keep is not None:
-        require_count(patient.keep)
-    register = read_register(base_path)
-    if patient.label is not None:
-        require_label(patient.label, None, register)
     require_file(patient, TRANSFORM_GRAPH)
     read_samples(patient.data_dir)
     return f"{base_path} can be written"
