@@ -95,7 +95,8 @@ def test_a_sound_folder_passes_every_check(patient, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert code == 0, lines
     assert [line[5:20].strip() for line in lines[:-1]] == [check.name for check in diagnosis.CHECKS]
-    assert [line for line in lines if line.startswith(("fail", "skip"))] == ["skip data: workers  one process reads all files"]
+    assert [line[5:] for line in lines if line.startswith(("fail", "skip"))] == ["data: workers  one process reads all files",
+                                                                                 "slices         --slices is not given"]
     assert lines[-1].startswith("doctor: 0 failed")
 
 
@@ -418,7 +419,8 @@ def test_more_workers_than_files(patient, monkeypatch):
 
 def test_slices_by_a_field_that_is_not_there(patient):
     with pytest.raises(UserError, match="no slices by field 'brand': .* has the single-valued fields user, item, hour"):
-        data_folder.check_fields(dataclasses.replace(patient, slices=("item", "brand")))
+        data_folder.check_slices(dataclasses.replace(patient, slices=("item", "brand")))
+    assert data_folder.check_slices(dataclasses.replace(patient, slices=("item", "user"))) == "by item, user"
 
 
 def test_the_memory_is_that_of_the_rows_a_stage_reads(tmp_path, monkeypatch):

@@ -70,10 +70,6 @@ def check_workers(patient: Patient) -> str:
 
 
 def check_fields(patient: Patient) -> str:
-    from trainer.slices import field_place
-
-    for field in patient.slices:
-        field_place(field, patient.read_schema, patient.data_dir)
     count, ignored, unread = len(patient.schema.fields), patient.config.model.ignored_fields, patient.read_schema.vector_fields
     if unread:
         names = ", ".join(field.name for field in unread)
@@ -81,6 +77,16 @@ def check_fields(patient: Patient) -> str:
     if ignored:
         return f"training reads {count - len(ignored)} of {count}, as model.ignored_fields leaves out {', '.join(ignored)}"
     return f"training reads all {count}"
+
+
+def check_slices(patient: Patient) -> str:
+    from trainer.slices import field_place
+
+    if not patient.slices:
+        raise Inapplicable("--slices is not given")
+    for field in patient.slices:
+        field_place(field, patient.read_schema, patient.data_dir)
+    return f"by {', '.join(patient.slices)}"
 
 
 def check_files(patient: Patient) -> str:

@@ -50,6 +50,7 @@ CHECKS = (
     Check("checkpoints", model_folder.check_checkpoints, needs=("tensorflow", "model folder")),
     Check("same settings", model_folder.check_same_settings, needs=("tensorflow", "settings", "model folder")),
     Check("fine-tuning", model_folder.check_start, needs=("tensorflow", "settings")),
+    Check("slices", data_folder.check_slices, needs=("data: schema", "settings")),
     Check("export", model_folder.check_export, needs=("tensorflow", "data: schema", "model folder")),
 )
 
